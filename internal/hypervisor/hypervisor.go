@@ -1,0 +1,260 @@
+// Package hypervisor is the port to the programs that run a VM: the contract
+// of a driver, the plain data it takes and gives, and the capabilities it may
+// have. It knows devices, files and processes; it knows nothing of guests'
+// insides, images or the API. Adapters stand beneath (qemu, later firecracker);
+// hypervisortest holds the suite that every one of them passes.
+package hypervisor
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/banger-dev/banger/internal/proc"
+)
+
+// Accelerator is how guest instructions run.
+type Accelerator string
+
+// The accelerators.
+const (
+	KVM       Accelerator = "kvm"
+	Emulation Accelerator = "emulation" // QEMU's TCG
+)
+
+// Driver starts machines of one hypervisor and finds them again.
+// A driver holds no state of its own about machines: everything needed later
+// is in the Ref, which the caller stores.
+type Driver interface {
+	// Name is the driver's stable name: "qemu", "firecracker".
+	Name() string
+	// Probe says whether and how this host can run machines with this
+	// driver. It proves (runs a guest instruction where KVM is claimed)
+	// and caches for the life of the driver.
+	Probe(ctx context.Context) (Host, error)
+	// Start starts one machine and returns when the hypervisor's control
+	// channel answers and the guest runs (or, with Spec.Restore, runs on
+	// from the saved state). It waits for nothing inside the guest. When
+	// it fails nothing is left running and no file but the log remains.
+	// Cancelling ctx aborts the start, never a machine that was returned.
+	Start(ctx context.Context, spec Spec) (Machine, error)
+	// Adopt finds a running machine again by its Ref, from any process of
+	// the same user. ErrGone when it no longer runs (or its pid is now
+	// another process's). It changes nothing in the machine.
+	Adopt(ctx context.Context, ref Ref) (Machine, error)
+}
+
+// Machine is a running (or just ended) machine. Methods may be called
+// concurrently. Nothing here waits for the guest's cooperation except Shutdown.
+type Machine interface {
+	// Ref is plain data by which Adopt finds the machine again.
+	Ref() Ref
+	// Done is closed when the hypervisor process has ended.
+	Done() <-chan struct{}
+	// Exit says how it ended; valid once Done is closed.
+	Exit() Exit
+	// PowerButton asks the guest's init to stop, by whatever the machine
+	// has (ACPI, Ctrl-Alt-Del). ErrNoCapability where it has nothing.
+	// It only asks; wait on Done.
+	PowerButton(ctx context.Context) error
+	// Kill ends the process (SIGKILL) and waits for it to be gone.
+	// It is idempotent.
+	Kill(ctx context.Context) error
+	// Usage gives what the hypervisor process costs the host now.
+	Usage() (Usage, error)
+	// Close drops this handle (control connection, watchers) and leaves
+	// the machine running.
+	Close() error
+}
+
+// Pauser is a machine whose vCPUs can be stopped and let on. Idempotent.
+type Pauser interface {
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+}
+
+// Saver is a machine whose state can be saved apart from its RAM.
+type Saver interface {
+	// SaveDevices writes the devices' state to path (0600, complete or not
+	// there). The machine must be paused and stays so. With Spec.RAM.Shared
+	// the RAM file is then the machine's RAM as it stands.
+	SaveDevices(ctx context.Context, path string) error
+	// SaveRAM writes a full RAM file for the paused machine to path: its
+	// base file (already copied to path by the caller before the pause, or
+	// empty) plus the pages private to this machine.
+	SaveRAM(ctx context.Context, path string) error
+}
+
+// DiskGrower is a machine that can be told that a disk's file has grown.
+type DiskGrower interface {
+	GrowDisk(ctx context.Context, diskID string, size int64) error
+}
+
+// As finds an optional capability of a machine, through decorators that have
+// an Unwrap() Machine method.
+func As[T any](m Machine) (T, bool) {
+	for m != nil {
+		if t, ok := m.(T); ok {
+			return t, true
+		}
+		u, ok := m.(interface{ Unwrap() Machine })
+		if !ok {
+			break
+		}
+		m = u.Unwrap()
+	}
+	var zero T
+	return zero, false
+}
+
+// Errors a caller branches on.
+var (
+	ErrGone         = errors.New("the hypervisor process is gone")
+	ErrNoCapability = errors.New("the driver cannot do this")
+)
+
+// Host is what a driver found out about this host.
+type Host struct {
+	Driver      string
+	Binary      string // path of the hypervisor program
+	Version     string // "7.2.22"
+	Accelerator Accelerator
+	// WhyNotKVM is one line saying why KVM is not used; "" when it is.
+	WhyNotKVM string
+	Caps      Caps
+	// CPUModel and TSCkHz belong to a template's key. TSCkHz is 0 where
+	// the guest's TSC is not the host's.
+	CPUModel string
+	TSCkHz   uint64
+}
+
+// Caps are a driver's capabilities on this host.
+type Caps struct {
+	Pause       bool
+	Snapshot    bool // Saver, and Spec.Restore
+	GrowDisk    bool
+	UserNet     bool // takes a Netdev with a file descriptor
+	TAP         bool
+	MaxCPUs     int
+	SafeCPUs    int // vCPUs the kernel is known to stand (emulation: 1)
+	NeedsELF    bool
+	CodeBuffer  bool          // has an emulator code buffer that counts as memory
+	BootTimeout time.Duration // how long a boot to the agent may take at most
+}
+
+// Spec is everything a machine is made of: plain data, complete, validated by
+// the driver before anything is started. Paths are absolute.
+type Spec struct {
+	// ID names everything made for the machine; [a-z0-9-], 1..40 bytes.
+	ID string
+	// Dir is the VM's own directory (0700), for files of the driver.
+	Dir string
+	// SockDir is the VM's own short directory for sockets (paths ≤ 107 bytes).
+	SockDir string
+	// User is the uid/gid the hypervisor runs as; nil means as the caller.
+	User *Credential
+
+	CPUs   int
+	Memory int64 // bytes of guest RAM
+	RAM    RAMFile
+
+	Kernel  string // ELF vmlinux
+	Initrd  string // or ""
+	Cmdline string // what the boot chain asks for; the driver appends its own
+
+	Disks   []Disk
+	Nets    []Netdev
+	Console Console
+	// CodeBuffer bounds the emulator's translation buffer in bytes; 0
+	// means the driver's rule (CodeBufferFor).
+	CodeBuffer int64
+	// Restore starts from a saved state in place of booting.
+	Restore *Restore
+	// StartPaused leaves the machine stopped before its first instruction
+	// (or right after the state was loaded).
+	StartPaused bool
+	// Limits for the hypervisor process.
+	MaxOpenFiles uint64
+}
+
+// Credential is a numeric user and group.
+type Credential struct{ UID, GID uint32 }
+
+// RAMFile says where guest RAM lies.
+type RAMFile struct {
+	// Path is the file that backs RAM; "" means anonymous memory.
+	Path string
+	// Shared writes guest RAM through to the file (making a template);
+	// otherwise the file is mapped privately and never changes.
+	Shared bool
+}
+
+// Disk is a virtio-blk disk on a raw file. The order in Spec.Disks is the
+// order in the guest (vda, vdb, ...).
+type Disk struct {
+	ID       string // letters and digits; also the virtio serial, ≤ 20 bytes
+	Path     string
+	ReadOnly bool
+}
+
+// Netdev joins a NIC to a network: File is one end of a stream socketpair (or,
+// for TAP, an open tap fd); the driver passes it on and the caller closes its copy.
+type Netdev struct {
+	ID   string
+	MAC  string
+	MTU  int
+	File *os.File
+	TAP  string // interface name, where the driver takes TAPs
+}
+
+// Console takes what the guest writes on its console: Socket is the path of a
+// listening Unix stream socket (the shim's), Log a plain file; "" for none.
+type Console struct {
+	Socket string
+	Log    string
+}
+
+// Restore names a saved state: device state, with RAM in Spec.RAM.
+type Restore struct {
+	Devices string
+}
+
+// Ref finds a machine again. It is stored as JSON.
+type Ref struct {
+	Driver   string        `json:"driver"`
+	ID       string        `json:"id"`
+	Process  proc.Identity `json:"process"`
+	Control  string        `json:"control"` // control socket
+	Endpoint Endpoint      `json:"endpoint"`
+	Console  string        `json:"console,omitempty"`
+	// RAMBase is the file that RAM maps privately, for SaveRAM.
+	RAMBase string `json:"ram_base,omitempty"`
+	Memory  int64  `json:"memory"`
+}
+
+// Endpoint is where the guest's agent is reached. Kind "serial" is one raw
+// byte pipe (a Unix socket that takes one connection at a time); kind "vsock"
+// is a Firecracker-style Unix socket with a CONNECT handshake, many connections.
+type Endpoint struct {
+	Kind string `json:"kind"`
+	Path string `json:"path"`
+	Port uint32 `json:"port,omitempty"`
+}
+
+// Exit says how a hypervisor process ended.
+type Exit struct {
+	Known  bool // false when this process was not its parent
+	Code   int
+	Signal int
+	// Reason is one line from the hypervisor's log, or "".
+	Reason string
+}
+
+// Usage is what a hypervisor process costs.
+type Usage struct {
+	CPU        time.Duration
+	RSS        int64 // bytes, shared template pages included
+	Private    int64 // bytes private to this process
+	CodeBuffer int64 // bound of the emulator's code buffer, counted in budgets
+}
