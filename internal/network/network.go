@@ -43,8 +43,17 @@ type Guest struct {
 
 // Stack is the configuration of a userspace TCP/IP stack.
 type Stack struct {
-	// LAN is "allow" or "deny": whether private ranges may be reached.
-	// The host's loopback and own addresses, link-local and multicast
-	// never may.
+	// LAN is LANAllow or LANDeny ("" means deny): whether private ranges
+	// (RFC 1918, carrier-grade NAT, IPv6 unique local) may be reached. The
+	// host's loopback and own addresses, link-local, cloud metadata and
+	// multicast never may.
 	LAN string `json:"lan"`
 }
+
+// Values of Stack.LAN. Deny is the default: what stands beside the host (a
+// router's page, a colleague's database, a printer) trusts its neighbours,
+// and a guest that runs unknown code is none.
+const (
+	LANAllow = "allow"
+	LANDeny  = "deny"
+)
