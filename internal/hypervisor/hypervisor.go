@@ -41,7 +41,9 @@ type Driver interface {
 	Start(ctx context.Context, spec Spec) (Machine, error)
 	// Adopt finds a running machine again by its Ref, from any process of
 	// the same user. ErrGone when it no longer runs (or its pid is now
-	// another process's). It changes nothing in the machine.
+	// another process's). It changes nothing in the machine. A machine that
+	// runs and whose control channel does not answer is an error of kind
+	// Unavailable; KillRef ends such a one.
 	Adopt(ctx context.Context, ref Ref) (Machine, error)
 }
 
@@ -64,7 +66,8 @@ type Machine interface {
 	// Usage gives what the hypervisor process costs the host now.
 	Usage() (Usage, error)
 	// Close drops this handle (control connection, watchers) and leaves
-	// the machine running.
+	// the machine running. One handle at a time can hold the control
+	// connection: Adopt elsewhere succeeds only after Close.
 	Close() error
 }
 
@@ -134,8 +137,9 @@ type Caps struct {
 	Pause       bool
 	Snapshot    bool // Saver, and Spec.Restore
 	GrowDisk    bool
-	UserNet     bool // takes a Netdev with a file descriptor
-	TAP         bool
+	UserNet     bool // takes a Netdev whose File is a stream socket
+	TAP         bool // takes a Netdev whose File is an open tap
+	TAPByName   bool // opens a TAP itself, by Netdev.TAP
 	MaxCPUs     int
 	SafeCPUs    int // vCPUs the kernel is known to stand (emulation: 1)
 	NeedsELF    bool
@@ -145,6 +149,15 @@ type Caps struct {
 
 // Spec is everything a machine is made of: plain data, complete, validated by
 // the driver before anything is started. Paths are absolute.
+//
+// Files and users: the driver opens disks, sockets, logs and saved states
+// itself and hands the hypervisor open descriptors, so those may stay 0600 and
+// the caller's, in directories that are 0700. What a hypervisor can only open
+// by itself it opens through a passed descriptor too, which skips the
+// directories but not the file's own mode: with User set, Kernel, Initrd and a
+// private RAM.Path have to be readable by others (0644, or 0444). A shared
+// RAM.Path is made by the driver and belongs to User; the caller takes it over
+// once the machine has ended.
 type Spec struct {
 	// ID names everything made for the machine; [a-z0-9-], 1..40 bytes.
 	ID string
@@ -162,6 +175,9 @@ type Spec struct {
 	Kernel  string // ELF vmlinux
 	Initrd  string // or ""
 	Cmdline string // what the boot chain asks for; the driver appends its own
+	// KernelHZ is the kernel's CONFIG_HZ (loops per jiffy follow it); 0
+	// means 250.
+	KernelHZ int
 
 	Disks   []Disk
 	Nets    []Netdev
@@ -185,8 +201,9 @@ type Credential struct{ UID, GID uint32 }
 type RAMFile struct {
 	// Path is the file that backs RAM; "" means anonymous memory.
 	Path string
-	// Shared writes guest RAM through to the file (making a template);
-	// otherwise the file is mapped privately and never changes.
+	// Shared writes guest RAM through to the file (making a template),
+	// which the driver makes and which must not exist. Otherwise the file
+	// exists, is mapped privately and never changes.
 	Shared bool
 }
 
@@ -198,14 +215,16 @@ type Disk struct {
 	ReadOnly bool
 }
 
-// Netdev joins a NIC to a network: File is one end of a stream socketpair (or,
-// for TAP, an open tap fd); the driver passes it on and the caller closes its copy.
+// Netdev joins a NIC to a network. With File alone that is one end of a stream
+// socketpair (each Ethernet frame after its length, four bytes, big endian);
+// with File and TAP an open tap; with TAP alone an interface that the driver
+// opens. The driver passes File on; the caller closes its copy after Start.
 type Netdev struct {
-	ID   string
+	ID   string // letters and digits
 	MAC  string
-	MTU  int
+	MTU  int // 0 for the guest's default
 	File *os.File
-	TAP  string // interface name, where the driver takes TAPs
+	TAP  string // interface name
 }
 
 // Console takes what the guest writes on its console: Socket is the path of a
@@ -228,9 +247,15 @@ type Ref struct {
 	Control  string        `json:"control"` // control socket
 	Endpoint Endpoint      `json:"endpoint"`
 	Console  string        `json:"console,omitempty"`
-	// RAMBase is the file that RAM maps privately, for SaveRAM.
-	RAMBase string `json:"ram_base,omitempty"`
-	Memory  int64  `json:"memory"`
+	// Log is the hypervisor's own log, where the reason of its end is found.
+	Log string `json:"log,omitempty"`
+	// RAMBase is the file that RAM maps, for SaveRAM; RAMShared says that
+	// writes go through to it.
+	RAMBase   string `json:"ram_base,omitempty"`
+	RAMShared bool   `json:"ram_shared,omitempty"`
+	Memory    int64  `json:"memory"`
+	// CodeBuffer is the bound of the emulator's code buffer, 0 for none.
+	CodeBuffer int64 `json:"code_buffer,omitempty"`
 }
 
 // Endpoint is where the guest's agent is reached. Kind "serial" is one raw
@@ -242,12 +267,26 @@ type Endpoint struct {
 	Port uint32 `json:"port,omitempty"`
 }
 
+// Cause is why a machine ended, as far as is known.
+type Cause string
+
+// The causes.
+const (
+	CauseUnknown  Cause = ""         // nothing was seen of it
+	CausePowerOff Cause = "poweroff" // the guest powered off
+	CauseReset    Cause = "reset"    // the guest rebooted, or its kernel panicked
+	CauseHost     Cause = "host"     // ended from outside, Kill included
+	CauseCrash    Cause = "crash"    // the hypervisor failed
+)
+
 // Exit says how a hypervisor process ended.
 type Exit struct {
 	Known  bool // false when this process was not its parent
 	Code   int
 	Signal int
-	// Reason is one line from the hypervisor's log, or "".
+	Cause  Cause
+	// Reason is one line for a person ("the guest powered off", the last
+	// line of the hypervisor's log); never empty.
 	Reason string
 }
 
