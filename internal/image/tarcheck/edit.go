@@ -18,7 +18,16 @@ type Edit struct {
 	// asked for names as Clean gives them. May be nil.
 	Drop func(name string, dir bool) bool
 	Add  []File
+	// More gives further files to put in. It is called once, after the stream
+	// has ended, so it can wait for what is made meanwhile. May be nil.
+	More func() ([]File, error)
+	// Tap is told the content of the named entries as it passes, at most
+	// tapLimit bytes of each. A dropped entry is not seen.
+	Tap map[string]io.Writer
 }
+
+// tapLimit bounds what a Tap can be made to hold in memory.
+const tapLimit = 64 << 20
 
 // File is one entry to put in, owned by root.
 type File struct {
@@ -77,6 +86,9 @@ func (r *Reader) nextAdded() (*tar.Header, error) {
 	if err := r.closeAdded(); err != nil {
 		return nil, err
 	}
+	if err := r.callMore(); err != nil {
+		return nil, err
+	}
 	for len(r.ed.edit.Add) > 0 {
 		f := r.ed.edit.Add[0]
 		r.ed.edit.Add = r.ed.edit.Add[1:]
@@ -101,6 +113,29 @@ func (r *Reader) nextAdded() (*tar.Header, error) {
 		return h, nil
 	}
 	return nil, io.EOF
+}
+
+// callMore asks once for the files that were made while the stream ran.
+func (r *Reader) callMore() error {
+	more := r.ed.edit.More
+	if more == nil {
+		return nil
+	}
+	r.ed.edit.More = nil
+	files, err := more()
+	r.ed.edit.Add = append(r.ed.edit.Add, files...)
+	return err
+}
+
+// tap passes content on to whoever asked for it.
+func (r *Reader) tap(p []byte) {
+	if r.tapping == nil || r.tapped > tapLimit {
+		return
+	}
+	r.tapped += int64(len(p))
+	if _, err := r.tapping.Write(p); err != nil {
+		r.tapping = nil
+	}
 }
 
 // readAdded reads the content of a file put in; it has exactly its size.

@@ -15,7 +15,10 @@ func TestEdit(t *testing.T) {
 	r := tarcheck.New(bytes.NewReader(stream(t,
 		entry(tar.TypeDir, "etc"), entry(tar.TypeReg, "etc/machine-id"), entry(tar.TypeReg, "etc/keep"),
 		entry(tar.TypeDir, "dev"), entry(tar.TypeReg, "dev/x"))), tarcheck.Limits{})
+	var tapped bytes.Buffer
 	r.Apply(tarcheck.Edit{
+		Tap:  map[string]io.Writer{"etc/keep": &tapped},
+		More: func() ([]tarcheck.File, error) { return []tarcheck.File{{Name: "late", Data: []byte("l")}}, nil },
 		Drop: func(name string, dir bool) bool { return strings.HasPrefix(name, "dev/") && !dir },
 		Add: []tarcheck.File{
 			{Name: "etc", Dir: true, Mode: 0o700},
@@ -30,7 +33,10 @@ func TestEdit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "5 etc|0 etc/keep data|5 dev|0 etc/machine-id new|5 opt|5 opt/tool|0 opt/tool/bin bin|2 etc/masked /dev/null|5 var|5 var/empty|0 etc/blank"
+	if tapped.String() != "data" {
+		t.Errorf("tapped %q", tapped.String())
+	}
+	want := "5 etc|0 etc/keep data|5 dev|0 etc/machine-id new|5 opt|5 opt/tool|0 opt/tool/bin bin|2 etc/masked /dev/null|5 var|5 var/empty|0 etc/blank|0 late l"
 	if s := strings.Join(got, "|"); s != want {
 		t.Errorf("got  %s\nwant %s", s, want)
 	}

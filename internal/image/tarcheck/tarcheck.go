@@ -54,6 +54,8 @@ type Reader struct {
 	stats   Stats
 	kinds   map[string]kind
 	ed      *edited       // nil where the stream is taken as it is
+	tapping io.Writer     // who is told the current entry's content, or nil
+	tapped  int64
 	pending []*tar.Header // what Next gives before it reads on
 }
 
@@ -101,6 +103,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		return r.readAdded(p)
 	}
 	n, err := r.tr.Read(p)
+	r.tap(p[:n])
 	if err != nil && err != io.EOF {
 		err = broken(err)
 	}
@@ -186,6 +189,9 @@ func (r *Reader) check(h *tar.Header) (implied []*tar.Header, out *tar.Header, e
 		return nil, nil, err
 	}
 	r.kinds[name] = k
+	if r.tapping, r.tapped = nil, 0; r.ed != nil && !r.ed.adding {
+		r.tapping = r.ed.edit.Tap[name]
+	}
 	out, err = r.clean(h, name, typ)
 	return implied, out, err
 }
