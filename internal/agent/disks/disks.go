@@ -40,13 +40,17 @@ func (f Found) Device(serial string) string {
 // Scan reads the serials of all virtio disks beneath sysfs ("/sys"). Where two
 // claim the same one, the first in the order of names has it.
 func Scan(sysfs string) (Found, error) {
-	paths, err := filepath.Glob(filepath.Join(sysfs, "block/vd*/serial"))
+	entries, err := os.ReadDir(filepath.Join(sysfs, "block"))
 	if err != nil {
 		return nil, err
 	}
 	found := Found{}
-	for _, p := range paths {
-		b, err := os.ReadFile(p)
+	for _, e := range entries {
+		name := e.Name()
+		if !strings.HasPrefix(name, "vd") {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(sysfs, "block", name, "serial"))
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 			continue // taken away meanwhile
 		}
@@ -54,7 +58,6 @@ func Scan(sysfs string) (Found, error) {
 			return nil, err
 		}
 		serial := strings.TrimRight(string(b), "\x00\n ")
-		name := filepath.Base(filepath.Dir(p))
 		if serial != "" && found[serial] == "" {
 			found[serial] = name
 		}
