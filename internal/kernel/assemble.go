@@ -59,7 +59,8 @@ func assemble(ctx context.Context, r Recipe, o Origin, parts, out string) (Manif
 	if err := tree.WriteIndexes(); err != nil {
 		return m, err
 	}
-	if err := bootModules(tree, r.BootModules, filepath.Join(out, dirBoot)); err != nil {
+	keepSig := set["CONFIG_MODULE_SIG_FORCE"] == "y"
+	if err := bootModules(tree, r.BootModules, keepSig, filepath.Join(out, dirBoot)); err != nil {
 		return m, err
 	}
 	if err := modulesImage(ctx, tree.Root, filepath.Join(out, fileModules)); err != nil {
@@ -111,9 +112,11 @@ func extract(from, to string) (err error) {
 	return err
 }
 
-// bootModules puts the named modules and what they need into dir, unpacked
-// (the guest would take longer), with their load order.
-func bootModules(tree *kmod.Tree, names []string, dir string) error {
+// bootModules puts the named modules and what they need into dir with their
+// load order: unpacked, and without signatures unless the kernel forces them,
+// since both cost an emulated guest more than the rest of loading
+// (docs/decisions/0006-plain-initramfs.md).
+func bootModules(tree *kmod.Tree, names []string, keepSig bool, dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
@@ -130,6 +133,9 @@ func bootModules(tree *kmod.Tree, names []string, dir string) error {
 		b, err := mod.Unpack(tree.Root)
 		if err != nil {
 			return err
+		}
+		if !keepSig {
+			b = kmod.StripSignature(b)
 		}
 		name := mod.Name + ".ko"
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -14,48 +13,8 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"github.com/banger-dev/banger/internal/kernel/bzimage"
+	"github.com/banger-dev/banger/internal/kernel/kerneltest"
 )
-
-// elfKernel is the smallest ELF with one note segment.
-func elfKernel(note uint32, size int) []byte {
-	le := binary.LittleEndian
-	b := make([]byte, size)
-	copy(b, "\x7fELF\x02\x01\x01")
-	le.PutUint16(b[16:], 2)  // executable
-	le.PutUint16(b[18:], 62) // x86-64
-	le.PutUint32(b[20:], 1)
-	le.PutUint64(b[32:], 64) // program headers
-	le.PutUint16(b[52:], 64)
-	le.PutUint16(b[54:], 56)
-	le.PutUint16(b[56:], 1)
-	p := b[64:]
-	le.PutUint32(p, 4) // PT_NOTE
-	le.PutUint64(p[8:], 128)
-	le.PutUint64(p[32:], 20)
-	n := b[128:]
-	le.PutUint32(n, 4)
-	le.PutUint32(n[4:], 4)
-	le.PutUint32(n[8:], note)
-	copy(n[12:], "Xen\x00")
-	r := rand.New(rand.NewPCG(1, 2))
-	for i := 256; i < size; i++ {
-		b[i] = byte(r.IntN(8))
-	}
-	return b
-}
-
-func image(payload []byte) []byte {
-	le := binary.LittleEndian
-	const sects, off = 2, 100
-	b := make([]byte, (sects+1)*512+off)
-	b[0x1f1] = sects
-	le.PutUint16(b[0x1fe:], 0xaa55)
-	copy(b[0x202:], "HdrS")
-	le.PutUint16(b[0x206:], 0x20f)
-	le.PutUint32(b[0x248:], off)
-	le.PutUint32(b[0x24c:], uint32(len(payload)))
-	return append(append(b, payload...), "trailing signature"...)
-}
 
 func pack(t testing.TB, kind string, plain []byte) []byte {
 	var b bytes.Buffer
@@ -89,9 +48,9 @@ func pack(t testing.TB, kind string, plain []byte) []byte {
 }
 
 func TestEveryCompressionComesBackWhole(t *testing.T) {
-	plain := elfKernel(18, 300_000)
+	plain := kerneltest.ELF(18, 300_000)
 	for _, kind := range []string{"zstd", "lz4", "xz", "gzip"} {
-		img := image(pack(t, kind, plain))
+		img := kerneltest.BZImage(pack(t, kind, plain))
 		var out bytes.Buffer
 		n, err := bzimage.Extract(bytes.NewReader(img), int64(len(img)), &out)
 		if err != nil {
@@ -105,19 +64,19 @@ func TestEveryCompressionComesBackWhole(t *testing.T) {
 }
 
 func TestLyingImagesAreRefused(t *testing.T) {
-	plain := elfKernel(18, 4096)
-	good := image(pack(t, "zstd", plain))
+	plain := kerneltest.ELF(18, 4096)
+	good := kerneltest.BZImage(pack(t, "zstd", plain))
 	bad := map[string][]byte{
 		"empty":            nil,
 		"no header":        make([]byte, 4096),
 		"payload too long": mutate(good, 0x24c, 0xffffff),
 		"payload offset":   mutate(good, 0x248, 0xfffffff0),
 		"cut short":        good[:len(good)-200],
-		"not an ELF":       image(pack(t, "zstd", make([]byte, 4096))),
-		"unknown magic":    image(append(bytes.Repeat([]byte{7}, 100), 0, 16, 0, 0)),
-		"size too small":   image(relabel(pack(t, "zstd", plain), 4000)),
-		"size too large":   image(relabel(pack(t, "lz4", plain), 5000)),
-		"size absurd":      image(relabel(pack(t, "zstd", plain), 1<<31)),
+		"not an ELF":       kerneltest.BZImage(pack(t, "zstd", make([]byte, 4096))),
+		"unknown magic":    kerneltest.BZImage(append(bytes.Repeat([]byte{7}, 100), 0, 16, 0, 0)),
+		"size too small":   kerneltest.BZImage(relabel(pack(t, "zstd", plain), 4000)),
+		"size too large":   kerneltest.BZImage(relabel(pack(t, "lz4", plain), 5000)),
+		"size absurd":      kerneltest.BZImage(relabel(pack(t, "zstd", plain), 1<<31)),
 	}
 	for name, img := range bad {
 		if _, err := bzimage.Extract(bytes.NewReader(img), int64(len(img)), io.Discard); !errors.Is(err, bzimage.ErrFormat) {
@@ -140,7 +99,7 @@ func relabel(payload []byte, size uint32) []byte {
 
 func TestPVHNoteIsFound(t *testing.T) {
 	for note, want := range map[uint32]bool{18: true, 6: false} {
-		got, err := bzimage.HasPVH(bytes.NewReader(elfKernel(note, 4096)))
+		got, err := bzimage.HasPVH(bytes.NewReader(kerneltest.ELF(note, 4096)))
 		if err != nil || got != want {
 			t.Errorf("note %d: %v, %v; want %v", note, got, err, want)
 		}
@@ -148,9 +107,9 @@ func TestPVHNoteIsFound(t *testing.T) {
 }
 
 func FuzzExtract(f *testing.F) {
-	plain := elfKernel(18, 4096)
+	plain := kerneltest.ELF(18, 4096)
 	for _, kind := range []string{"zstd", "lz4", "xz", "gzip"} {
-		f.Add(image(pack(f, kind, plain)))
+		f.Add(kerneltest.BZImage(pack(f, kind, plain)))
 	}
 	f.Fuzz(func(t *testing.T, img []byte) {
 		var out bytes.Buffer

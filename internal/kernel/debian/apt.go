@@ -25,12 +25,11 @@ import (
 type apt struct {
 	dir  string
 	conf string
-	uris []string // for keeping credentials out of messages
 }
 
 // newApt lays the private root out below dir, which exists and is empty.
 func newApt(dir, keyring, arch, suite, component string, uris []string) (*apt, error) {
-	a := &apt{dir: dir, conf: filepath.Join(dir, "apt.conf"), uris: uris}
+	a := &apt{dir: dir, conf: filepath.Join(dir, "apt.conf")}
 	for _, d := range []string{"etc/sources.list.d", "etc/preferences.d", "state/lists/partial", "cache/archives/partial", "download"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, err
@@ -172,7 +171,7 @@ func (a *apt) run(ctx context.Context, percent func(float64), dir string, args .
 		return errs.New(errs.Unsupported, "kernel_needs_apt", "cannot fetch a Debian kernel: this host has no apt-get").
 			WithHint("install apt (package apt on most distributions), then try again; see: banger doctor")
 	}
-	return fmt.Errorf("apt-get %s: %s", args[0], a.reason(out.String(), err))
+	return fmt.Errorf("apt-get %s: %s", args[0], reason(out.String(), err))
 }
 
 // status reads apt's "dlstatus:1:33.4:Retrieving …" lines until EOF.
@@ -193,7 +192,7 @@ func status(r io.Reader, percent func(float64)) {
 var userinfo = regexp.MustCompile(`://[^/@\s]*@`)
 
 // reason gives apt's first error line, without credentials.
-func (a *apt) reason(out string, err error) string {
+func reason(out string, err error) string {
 	msg := err.Error()
 	for line := range strings.SplitSeq(out, "\n") {
 		if rest, ok := strings.CutPrefix(line, "E: "); ok {

@@ -43,7 +43,7 @@ const format = "1"
 // its path. The same inputs give the same bytes. The file is never changed
 // afterwards. Safe to call concurrently, also from several processes.
 //
-// It is not compressed: see docs/decisions/initramfs.md.
+// It is not compressed: see docs/decisions/0006-plain-initramfs.md.
 func Build(ctx context.Context, k kernel.Kernel, agentPath, dir string) (string, error) {
 	p, err := build(ctx, k, agentPath, dir)
 	switch {

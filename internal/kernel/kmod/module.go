@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -115,6 +116,25 @@ func Parse(module []byte) (Info, error) {
 	}
 	in.Symbols = exported(f, uint64(len(module)))
 	return in, nil
+}
+
+// sigMagic ends a signed module; before it stands a 12-byte record whose last
+// four bytes are the signature's length, and before that the signature.
+const sigMagic = "~Module signature appended~\n"
+
+// StripSignature gives an unpacked module without its signature; one that has
+// none comes back as it is.
+func StripSignature(module []byte) []byte {
+	body, ok := bytes.CutSuffix(module, []byte(sigMagic))
+	if !ok || len(body) < 12 {
+		return module
+	}
+	rec := body[len(body)-12:]
+	n := uint64(binary.BigEndian.Uint32(rec[8:]))
+	if n > uint64(len(body)-12) {
+		return module
+	}
+	return body[:uint64(len(body)-12)-n]
 }
 
 // clean refuses what would break the line-based index files.
