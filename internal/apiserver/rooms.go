@@ -2,9 +2,12 @@ package apiserver
 
 import (
 	"context"
+	"io"
+	"net"
 	"time"
 
 	"github.com/banger-dev/banger/internal/config"
+	"github.com/banger-dev/banger/internal/guest/wire"
 	"github.com/banger-dev/banger/internal/image"
 	"github.com/banger-dev/banger/internal/kernel"
 	"github.com/banger-dev/banger/internal/op"
@@ -35,6 +38,15 @@ type VMs interface {
 	Prune(ctx context.Context, dryRun bool) ([]vm.View, int64, error)
 	GC(ctx context.Context, dryRun bool) (found, removed []string, err error)
 	SetWorkspace(ctx context.Context, ref, path string) error
+	Exec(context.Context, vm.ExecRequest, vm.ExecIO) error
+	CopyIn(ctx context.Context, ref string, req wire.TarInRequest, r io.Reader) (wire.TarReply, error)
+	CopyOut(ctx context.Context, ref string, req wire.TarOutRequest, w io.Writer) (wire.TarReply, error)
+	Dial(ctx context.Context, ref, network, address string) (net.Conn, error)
+	SSHAccess(ctx context.Context, ref string) (vm.View, vm.Access, error)
+	Logs(ctx context.Context, req vm.LogsRequest, f func(source string, data []byte) error) error
+	Stats(ctx context.Context, refs []string, follow bool, interval time.Duration, f func([]vm.Stats) error) error
+	Templates() []vm.TemplateView
+	DeleteTemplates(keys []string, all bool) (removed []string, freed int64, err error)
 }
 
 // Images is what the server needs of package image.
