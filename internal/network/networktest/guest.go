@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,6 +41,7 @@ const nic = 1
 // Guest is a machine with the addresses that a link gives it.
 type Guest struct {
 	Stack *stack.Stack
+	mu    sync.Mutex // one frame at a time on conn
 	conn  net.Conn
 	addr4 netip.Addr
 	addr6 netip.Addr
@@ -147,6 +149,8 @@ func (g *Guest) frame(parts ...[]byte) error {
 	head := make([]byte, 4)
 	binary.BigEndian.PutUint32(head, uint32(n))
 	bufs := append(net.Buffers{head}, parts...)
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	_, err := bufs.WriteTo(g.conn)
 	return err
 }
@@ -189,6 +193,44 @@ func (g *Guest) Ping(dst netip.Addr, wait time.Duration) (bool, error) {
 	}
 	_, err := c.Read(make([]byte, 128))
 	return err == nil, nil
+}
+
+// SYN puts the opening packet of a TCP connection on the wire by hand, for
+// destinations that a decent stack would not send to.
+func (g *Guest) SYN(dst netip.AddrPort) error {
+	const srcPort, gatewayMAC = 40000, "\x52\x54\x00\x62\x67\x02"
+	tcpHeader := make(header.TCP, header.TCPMinimumSize)
+	tcpHeader.Encode(&header.TCPFields{
+		SrcPort: srcPort, DstPort: dst.Port(), SeqNum: 1, DataOffset: header.TCPMinimumSize,
+		Flags: header.TCPFlagSyn, WindowSize: 65535,
+	})
+	src, proto := g.addr4, ipv4.ProtocolNumber
+	if dst.Addr().Is6() {
+		src, proto = g.addr6, ipv6.ProtocolNumber
+	}
+	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, toAddr(src), toAddr(dst.Addr()), header.TCPMinimumSize)
+	tcpHeader.SetChecksum(^tcpHeader.CalculateChecksum(sum))
+	var ip []byte
+	if dst.Addr().Is6() {
+		h := make(header.IPv6, header.IPv6MinimumSize)
+		h.Encode(&header.IPv6Fields{
+			PayloadLength: header.TCPMinimumSize, TransportProtocol: header.TCPProtocolNumber, HopLimit: 64,
+			SrcAddr: toAddr(src), DstAddr: toAddr(dst.Addr()),
+		})
+		ip = h
+	} else {
+		h := make(header.IPv4, header.IPv4MinimumSize)
+		h.Encode(&header.IPv4Fields{
+			TotalLength: header.IPv4MinimumSize + header.TCPMinimumSize, TTL: 64, Protocol: uint8(header.TCPProtocolNumber),
+			SrcAddr: toAddr(src), DstAddr: toAddr(dst.Addr()),
+		})
+		h.SetChecksum(^h.CalculateChecksum())
+		ip = h
+	}
+	eth := make(header.Ethernet, header.EthernetMinimumSize)
+	mac, _ := g.Stack.NICInfo()[nic]
+	eth.Encode(&header.EthernetFields{SrcAddr: mac.LinkAddress, DstAddr: gatewayMAC, Type: proto})
+	return g.frame(eth, ip, tcpHeader)
 }
 
 func toAddr(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }
