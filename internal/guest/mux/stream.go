@@ -1,0 +1,476 @@
+package mux
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/banger-dev/banger/internal/guest/link"
+)
+
+// Stream is one stream of a session, and a net.Conn. Reading and writing may
+// go on at the same time; Close, Reset and deadlines interrupt both.
+type Stream struct {
+	s  *Session
+	id uint32
+
+	wmu      sync.Mutex // one writer at a time
+	readable chan struct{}
+	written  chan struct{}
+	rdead    deadline
+	wdead    deadline
+
+	// What follows is under s.mu.
+
+	begun    bool   // the peer knows the stream
+	closed   bool   // Close or Reset was called here
+	out      []byte // left of the write in progress
+	cut      int    // left of a write that was ended early,
+	cutErr   error  // and why
+	credit   int    // what the peer lets us send
+	wantFin  bool
+	sendDone bool  // our half has ended: FIN or RESET is staged
+	sendErr  error // why writes fail
+	stopped  bool  // the peer reads no more
+
+	in       buffer
+	allow    int // what the peer may still send
+	window   int
+	due      int // read and not yet granted again
+	discard  bool
+	recvDone bool  // the peer's half has ended
+	recvErr  error // what reads end with once in is empty
+
+	grant       int // to be sent
+	wantStop    bool
+	wantReset   bool
+	resetCode   Code
+	inUrgent    bool
+	inBulk      bool
+	unwatched   bool // budget was given back
+	unlistening bool // removed from the session
+}
+
+func newStream(s *Session) *Stream {
+	return &Stream{
+		s: s, credit: FirstWindow, allow: FirstWindow, window: FirstWindow,
+		readable: make(chan struct{}, 1), written: make(chan struct{}, 1),
+	}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Read reads what the peer wrote; io.EOF after its half was closed in order.
+func (st *Stream) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for {
+		st.s.mu.Lock()
+		if st.in.size > 0 && !st.closed {
+			n := st.in.read(p, &st.s.chunks)
+			st.consumed(n)
+			st.s.mu.Unlock()
+			return n, nil
+		}
+		err := st.readEnd()
+		st.s.mu.Unlock()
+		if err != nil {
+			return 0, err
+		}
+		select {
+		case <-st.readable:
+		case <-st.s.done:
+		case <-st.rdead.passed():
+			return 0, os.ErrDeadlineExceeded
+		}
+	}
+}
+
+func (st *Stream) readEnd() error {
+	switch {
+	case st.closed:
+		return net.ErrClosed
+	case st.recvErr != nil:
+		return st.recvErr
+	case st.s.err != nil:
+		return st.s.err
+	}
+	return nil
+}
+
+// consumed grants the peer what was read, and a wider window while the reader
+// is faster than the link.
+func (st *Stream) consumed(n int) {
+	st.release()
+	if st.recvDone || st.discard {
+		return
+	}
+	st.due += n
+	if st.due < st.window/2 {
+		return
+	}
+	more := st.due
+	st.due = 0
+	if wider := min(st.window, MaxWindow-st.window); st.in.size == 0 && wider > 0 && st.s.grown+wider <= growth {
+		st.s.grown += wider
+		st.window += wider
+		more += wider
+	}
+	st.grant += more
+	st.allow += more
+	st.schedule()
+}
+
+// Write writes p and returns when all of it is on its way.
+func (st *Stream) Write(p []byte) (int, error) { return st.write(p, false) }
+
+// WriteLast writes p and ends this half of the stream with it.
+func (st *Stream) WriteLast(p []byte) (int, error) { return st.write(p, true) }
+
+func (st *Stream) write(p []byte, last bool) (int, error) {
+	st.wmu.Lock()
+	defer st.wmu.Unlock()
+	s := st.s
+	s.mu.Lock()
+	if err := st.writeEnd(); err != nil {
+		s.mu.Unlock()
+		return 0, err
+	}
+	st.out = p
+	st.wantFin = st.wantFin || last
+	if len(p) <= min(smallWrite, st.credit) && len(s.out) < directMax {
+		st.emitData()
+		st.schedule()
+		s.kick()
+	} else {
+		st.schedule()
+	}
+	s.mu.Unlock()
+	for {
+		s.mu.Lock()
+		if len(st.out) > 0 && s.err != nil {
+			st.cutWrite(s.err)
+		}
+		left, err := len(st.out)+st.cut, st.cutErr
+		if st.cut > 0 || left == 0 {
+			st.cut, st.cutErr = 0, nil
+			s.mu.Unlock()
+			return len(p) - left, err
+		}
+		s.mu.Unlock()
+		select {
+		case <-st.written:
+		case <-s.done:
+		case <-st.wdead.passed():
+			s.mu.Lock()
+			st.cutWrite(os.ErrDeadlineExceeded)
+			s.mu.Unlock()
+		}
+	}
+}
+
+// cutWrite ends the write in progress, if any; what is left of it is not sent.
+func (st *Stream) cutWrite(err error) {
+	if len(st.out) > 0 {
+		st.cut, st.cutErr, st.out = len(st.out), err, nil
+		signal(st.written)
+	}
+}
+
+func (st *Stream) writeEnd() error {
+	switch {
+	case st.sendErr != nil:
+		return st.sendErr
+	case st.closed || st.sendDone || st.wantFin && len(st.out) == 0:
+		return net.ErrClosed
+	case st.s.err != nil:
+		return st.s.err
+	}
+	return nil
+}
+
+// CloseWrite ends this half of the stream; reading goes on.
+func (st *Stream) CloseWrite() error {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	if st.s.err != nil {
+		return st.s.err
+	}
+	if !st.sendDone {
+		st.wantFin = true
+		st.schedule()
+	}
+	return nil
+}
+
+// Close ends both halves: what was written still reaches the peer, what it
+// still writes is dropped and it is told so. Close never waits.
+func (st *Stream) Close() error {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	if st.closed {
+		return nil
+	}
+	st.leave()
+	if !st.begun {
+		return nil
+	}
+	st.wantFin = !st.sendDone
+	if !st.recvDone {
+		st.discard, st.wantStop = true, true
+	}
+	st.schedule()
+	return nil
+}
+
+// Reset ends both halves at once; what is under way is dropped.
+func (st *Stream) Reset(code Code) {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	if st.closed {
+		return
+	}
+	st.leave()
+	if !st.begun || st.unlistening {
+		return
+	}
+	st.discard, st.wantReset, st.resetCode = true, true, code
+	st.schedule()
+}
+
+// leave is what Close and Reset have in common.
+func (st *Stream) leave() {
+	st.closed = true
+	st.cutWrite(net.ErrClosed)
+	st.in.drop(&st.s.chunks)
+	st.release()
+	if !st.begun {
+		st.s.fresh--
+		st.sendDone, st.recvDone = true, true
+	}
+	signal(st.readable)
+	signal(st.written)
+}
+
+// ResetOn resets the stream when ctx ends, unless stop was called before.
+func (st *Stream) ResetOn(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { st.Reset(Cancelled) })
+}
+
+// schedule queues the stream for what it has to send.
+func (st *Stream) schedule() {
+	if st.closed && !st.begun {
+		return
+	}
+	fin := st.wantFin && !st.sendDone && len(st.out) == 0
+	if !st.inUrgent && (st.grant > 0 || st.wantStop || st.wantReset || fin || st.small()) {
+		st.inUrgent = true
+		st.s.urgent.push(st)
+		st.s.kick()
+	}
+	if !st.inBulk && !st.small() && len(st.out) > 0 && st.credit > 0 && !st.sendDone {
+		st.inBulk = true
+		st.s.bulk.push(st)
+		st.s.kick()
+	}
+}
+
+// small says whether the write in progress is an interactive one that fits.
+func (st *Stream) small() bool {
+	return len(st.out) > 0 && len(st.out) <= smallWrite && len(st.out) <= st.credit && !st.sendDone
+}
+
+// emitData stages one frame of the write in progress, or the bare end.
+func (st *Stream) emitData() {
+	n := min(len(st.out), st.credit, link.MaxPayload)
+	fin := st.wantFin && n == len(st.out)
+	if st.sendDone || n == 0 && !fin {
+		return
+	}
+	f := link.Frame{Type: frameData, Payload: st.out[:n]}
+	if !st.begun {
+		st.begun = true
+		st.s.register(st)
+		f.Flags |= flagOpen
+	}
+	if fin {
+		f.Flags |= flagFin
+	}
+	f.Stream = st.id
+	st.s.out = st.s.conn.Append(st.s.out, f)
+	st.credit -= n
+	st.out = st.out[n:]
+	if len(st.out) == 0 {
+		st.out = nil
+		signal(st.written)
+	}
+	if fin {
+		st.endSend(nil)
+	}
+}
+
+// emitControl stages what the stream has to say besides data.
+func (st *Stream) emitControl() {
+	if st.wantReset {
+		st.wantReset, st.wantStop, st.grant = false, false, 0
+		st.emitNumber(frameReset, uint32(st.resetCode))
+		st.endSend(nil)
+		return
+	}
+	if st.grant > 0 && !st.recvDone && !st.discard {
+		st.emitNumber(frameCredit, uint32(st.grant))
+	}
+	st.grant = 0
+	if st.wantFin && len(st.out) == 0 {
+		st.emitData()
+	}
+	if st.wantStop {
+		st.wantStop = false
+		if !st.recvDone {
+			st.s.out = st.s.conn.Append(st.s.out, link.Frame{Type: frameStop, Stream: st.id})
+		}
+	}
+}
+
+func (st *Stream) emitNumber(kind uint8, n uint32) {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], n)
+	st.s.out = st.s.conn.Append(st.s.out, link.Frame{Type: kind, Stream: st.id, Payload: b[:]})
+}
+
+func (st *Stream) endSend(err error) {
+	st.sendDone = true
+	if st.sendErr == nil {
+		st.sendErr = err
+	}
+	signal(st.written)
+	st.settle()
+}
+
+func (st *Stream) endRecv(err error) {
+	st.recvDone = true
+	if st.recvErr == nil {
+		st.recvErr = err
+	}
+	signal(st.readable)
+	st.settle()
+}
+
+// settle forgets a stream that has ended both ways.
+func (st *Stream) settle() {
+	if st.sendDone && st.recvDone && !st.unlistening {
+		st.unlistening = true
+		delete(st.s.streams, st.id)
+		st.release()
+	}
+}
+
+// release gives the window's growth back once nothing can fill it again.
+func (st *Stream) release() {
+	if (st.unlistening || st.closed) && st.in.size == 0 && !st.unwatched {
+		st.unwatched = true
+		st.s.grown -= st.window - FirstWindow
+	}
+}
+
+func (st *Stream) receiveData(f *link.Frame) error {
+	n := len(f.Payload)
+	switch {
+	case st.recvDone:
+		return broke("data after the end of stream %d", st.id)
+	case n > st.allow:
+		return broke("%d bytes on stream %d, %d allowed", n, st.id, st.allow)
+	case n == 0 && f.Flags == 0:
+		return broke("empty frame")
+	}
+	st.allow -= n
+	if n > 0 && !st.discard {
+		st.in.write(f.Payload, &st.s.chunks)
+		signal(st.readable)
+	}
+	if f.Flags&flagFin != 0 {
+		st.endRecv(io.EOF)
+	}
+	return nil
+}
+
+func (st *Stream) receiveCredit(n uint32) error {
+	if n == 0 || n > maxCredit || st.credit+int(n) > maxCredit {
+		return broke("credit of %d on top of %d", n, st.credit)
+	}
+	st.credit += int(n)
+	st.schedule()
+	return nil
+}
+
+func (st *Stream) receiveReset(code Code) error {
+	if _, again := st.recvErr.(*ResetError); again {
+		return broke("second reset of stream %d", st.id)
+	}
+	err := &ResetError{Code: code}
+	if !st.sendDone {
+		st.cutWrite(err)
+		st.sendErr = err
+		if !st.wantReset {
+			st.wantReset, st.resetCode = true, code
+		}
+		st.schedule()
+	}
+	st.in.drop(&st.s.chunks)
+	st.recvErr = err
+	st.endRecv(err)
+	return nil
+}
+
+func (st *Stream) receiveStop(f *link.Frame) error {
+	if len(f.Payload) != 0 {
+		return broke("control frame with %d bytes", len(f.Payload))
+	}
+	if st.stopped {
+		return broke("second stop of stream %d", st.id)
+	}
+	st.stopped = true
+	if st.sendDone {
+		return nil
+	}
+	st.cutWrite(ErrStopped)
+	st.sendErr = ErrStopped
+	st.wantFin = true
+	signal(st.written)
+	st.schedule()
+	return nil
+}
+
+// LocalAddr, RemoteAddr name nothing; they make a Stream a net.Conn.
+func (st *Stream) LocalAddr() net.Addr { return addr{} }
+
+// RemoteAddr is the guest.
+func (st *Stream) RemoteAddr() net.Addr { return addr{} }
+
+// SetDeadline bounds reads and writes.
+func (st *Stream) SetDeadline(t time.Time) error {
+	st.rdead.set(t)
+	st.wdead.set(t)
+	return nil
+}
+
+// SetReadDeadline bounds reads.
+func (st *Stream) SetReadDeadline(t time.Time) error { st.rdead.set(t); return nil }
+
+// SetWriteDeadline bounds writes.
+func (st *Stream) SetWriteDeadline(t time.Time) error { st.wdead.set(t); return nil }
+
+type addr struct{}
+
+func (addr) Network() string { return "banger" }
+func (addr) String() string  { return "guest" }
