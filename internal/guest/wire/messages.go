@@ -19,13 +19,11 @@ const (
 // Limits of the protocol (bytes unless said otherwise).
 const (
 	MaxMessage    = 4 << 20
-	MaxStreams    = 4096
-	StreamWindow  = 256 << 10
-	VMBuffer      = 32 << 20
 	OutputRing    = 1 << 20 // what the agent keeps of each output of a command for a reader that comes back
 	MaxArgs       = 4096
 	MaxArgsBytes  = 2 << 20
 	MaxExecs      = 2048
+	StdinWindow   = 256 << 10      // of standard input may be sent beyond AckStdin
 	SerialName    = "banger.agent" // the virtio-serial port's name
 	VsockPort     = 1024
 	AgentCgroup   = "banger.agent" // the agent's own control group, at the root
@@ -54,7 +52,8 @@ const (
 	MethodDial     Method = "dial"     // DialRequest → Empty or error, then raw bytes both ways
 )
 
-// HelloRequest proves the host to the guest and asks the guest to prove itself.
+// HelloRequest asks the guest to prove itself. Only the host can open streams,
+// so the guest asks no proof of it.
 type HelloRequest struct {
 	Version    uint32
 	MinVersion uint32
@@ -270,9 +269,11 @@ type DialRequest struct {
 	Address string
 }
 
-// Error is a failure as the agent tells it. Code is one of errs' kinds.
+// Error is a failure as the agent tells it: one of errs' kinds, a stable code
+// and one line.
 type Error struct {
 	Kind    string
+	Code    string
 	Message string
 }
 
