@@ -2,31 +2,17 @@ package ui
 
 import (
 	"fmt"
-	"math"
-	"strconv"
 	"time"
+
+	"github.com/banger-dev/banger/internal/units"
 )
 
-// Bytes writes a size as people say it: "0", "212M", "2.0G", "1.1G" (powers of
-// 1024).
+// Bytes writes a size as people say it: "0", "212M", "2.0G" (powers of 1024).
 func Bytes(n int64) string {
-	if n < 0 {
-		return "-" + Bytes(-n)
+	if n == 0 {
+		return "0"
 	}
-	if n < 1024 {
-		return strconv.FormatInt(n, 10)
-	}
-	v := float64(n)
-	for _, unit := range "KMGTPE" {
-		v /= 1024
-		if v < 9.95 && unit != 'K' && unit != 'M' {
-			return fmt.Sprintf("%.1f%c", v, unit)
-		}
-		if math.Round(v) < 1024 {
-			return fmt.Sprintf("%.0f%c", v, unit)
-		}
-	}
-	return strconv.FormatInt(n, 10)
+	return units.FormatSize(n)
 }
 
 // Elapsed writes how long something took: "0.1s", "14s", "2m05s", "1h02m".

@@ -1,6 +1,8 @@
 package ui
 
 import (
+	"fmt"
+	"io"
 	"strings"
 	"unicode"
 )
@@ -145,4 +147,23 @@ func (u *UI) cut(s string, w int) string {
 		return b.String() + "~"
 	}
 	return b.String() + "…"
+}
+
+// Check writes one line of doctor: " ok    name  message".
+func (u *UI) Check(status, name string, width int, message string) error {
+	c := green
+	switch status {
+	case "warn":
+		c = yellow
+	case "fail":
+		c = red
+	}
+	name, message = u.oneLine(name), u.oneLine(message)
+	mark := u.paintOut(c, status) + strings.Repeat(" ", max(0, 4-Width(status)))
+	line := fmt.Sprintf(" %s  %s%s  ", mark, name, strings.Repeat(" ", max(0, width-Width(name))))
+	if u.o.OutTTY {
+		message = u.localise(message)
+	}
+	_, err := io.WriteString(u.o.Out, strings.TrimRight(line+message, " ")+"\n")
+	return err
 }
