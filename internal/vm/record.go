@@ -66,6 +66,8 @@ type Record struct {
 	// MachineID and GuestBoot are the identity given to the guest.
 	MachineID string `json:"machine_id,omitempty"`
 	GuestBoot string `json:"guest_boot,omitempty"`
+	// Grown says that the disks have grown and the guest has yet to follow.
+	Grown bool `json:"grown,omitempty"`
 	// Workspace is the guest path of the prepared workspace, or "".
 	Workspace string `json:"workspace,omitempty"`
 
