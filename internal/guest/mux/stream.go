@@ -21,6 +21,7 @@ type Stream struct {
 	wmu      sync.Mutex // one writer at a time
 	readable chan struct{}
 	written  chan struct{}
+	gone     chan struct{} // closed when the peer wants nothing more
 	rdead    deadline
 	wdead    deadline
 
@@ -59,6 +60,7 @@ func newStream(s *Session) *Stream {
 	return &Stream{
 		s: s, credit: FirstWindow, allow: FirstWindow, window: FirstWindow,
 		readable: make(chan struct{}, 1), written: make(chan struct{}, 1),
+		gone: make(chan struct{}),
 	}
 }
 
@@ -262,6 +264,13 @@ func (st *Stream) leave() {
 	signal(st.written)
 }
 
+// Gone is closed when the peer has reset the stream or reads no more; a session
+// that ends closes its Done only.
+func (st *Stream) Gone() <-chan struct{} { return st.gone }
+
+// Session is the stream's.
+func (st *Stream) Session() *Session { return st.s }
+
 // ResetOn resets the stream when ctx ends, unless stop was called before.
 func (st *Stream) ResetOn(ctx context.Context) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { st.Reset(Cancelled) })
@@ -418,6 +427,9 @@ func (st *Stream) receiveReset(code Code) error {
 		return broke("second reset of stream %d", st.id)
 	}
 	err := &ResetError{Code: code}
+	if !st.stopped {
+		close(st.gone)
+	}
 	if !st.sendDone {
 		st.cutWrite(err)
 		st.sendErr = err
@@ -440,6 +452,7 @@ func (st *Stream) receiveStop(f *link.Frame) error {
 		return broke("second stop of stream %d", st.id)
 	}
 	st.stopped = true
+	close(st.gone)
 	if st.sendDone {
 		return nil
 	}

@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -93,4 +95,12 @@ func readBody(r io.Reader, n int) ([]byte, error) {
 		}
 		body = append(body, make([]byte, min(n-got, got))...)
 	}
+}
+
+// Proof is what a guest that knows the token answers to a nonce.
+func Proof(token, nonce []byte) []byte {
+	h := hmac.New(sha256.New, token)
+	h.Write([]byte("guest"))
+	h.Write(nonce)
+	return h.Sum(nil)
 }
