@@ -38,7 +38,9 @@ type Target struct {
 	User       string // in the guest
 	KeyPath    string // the user's private key
 	KnownHosts string // the VM's own known_hosts file
-	Banger     string // path of the banger program, for ssh-proxy
+	// Banger is the path of the banger program, for ssh-proxy; "" leaves
+	// ProxyCommand to whoever runs the client.
+	Banger string
 }
 
 // Options gives the client's settings as "Key=value" words for -o, complete:
@@ -49,7 +51,11 @@ func (t Target) Options() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	for what, p := range map[string]string{"ssh_key_path": t.KeyPath, "known_hosts": t.KnownHosts, "banger's program": t.Banger} {
+	paths := map[string]string{"ssh_key_path": t.KeyPath, "known_hosts": t.KnownHosts}
+	if t.Banger != "" {
+		paths["banger's program"] = t.Banger
+	}
+	for what, p := range paths {
 		if err := checkPath(what, p); err != nil {
 			return nil, err
 		}
@@ -57,15 +63,18 @@ func (t Target) Options() ([]string, error) {
 	if t.User == "" || len(t.User) > 32 || t.User[0] == '-' || strings.Trim(t.User, "abcdefghijklmnopqrstuvwxyz0123456789_-") != "" {
 		return nil, errs.New(errs.Invalid, "ssh_bad_value", "%q is no user name", t.User)
 	}
-	return []string{
-		"User=" + t.User,
+	var opts []string
+	if t.Banger != "" {
 		// The VM is reached through the daemon, and nothing else is tried.
-		"ProxyCommand=" + percent(shellQuote(t.Banger)+" ssh-proxy "+shellQuote(t.ID)),
+		opts = append(opts, "ProxyCommand="+percent(shellQuote(t.Banger)+" ssh-proxy "+shellQuote(t.ID)))
+	}
+	return append(opts,
+		"User="+t.User,
 		"ProxyUseFdpass=no",
 		"CanonicalizeHostname=no",
 		// Its host key was made on this host: it is known or it is wrong.
-		"HostKeyAlias=" + alias,
-		"UserKnownHostsFile=" + quote(t.KnownHosts),
+		"HostKeyAlias="+alias,
+		"UserKnownHostsFile="+quote(t.KnownHosts),
 		"GlobalKnownHostsFile=/dev/null",
 		"StrictHostKeyChecking=yes",
 		"HostKeyAlgorithms=ssh-ed25519",
@@ -73,7 +82,7 @@ func (t Target) Options() ([]string, error) {
 		"VerifyHostKeyDNS=no",
 		"UpdateHostKeys=no",
 		// One key, and nothing that the guest could ask for.
-		"IdentityFile=" + quote(t.KeyPath),
+		"IdentityFile="+quote(t.KeyPath),
 		"IdentitiesOnly=yes",
 		"PreferredAuthentications=publickey",
 		"PasswordAuthentication=no",
@@ -85,7 +94,7 @@ func (t Target) Options() ([]string, error) {
 		"PermitLocalCommand=no",
 		"ControlMaster=no",
 		"ControlPath=none",
-	}, nil
+	), nil
 }
 
 // Args gives ssh's arguments up to where the host's name follows: no

@@ -248,7 +248,11 @@ func TestValuesThatMeanSomethingElseAreRefused(t *testing.T) {
 	if _, err := good.Options(); err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range []string{"", "relative", "/a\nProxyCommand=evil", "/a\x00", "/a\x1b[2J", `/a"b`, "/a'b", `/a\b`, "/${HOME}"} {
+	good.Banger = ""
+	if opts, err := good.Options(); err != nil || strings.Contains(strings.Join(opts, "\n"), "ProxyCommand") {
+		t.Errorf("without a program: %v, %v", opts, err)
+	}
+	for _, v := range []string{"relative", "/a\nProxyCommand=evil", "/a\x00", "/a\x1b[2J", `/a"b`, "/a'b", `/a\b`, "/${HOME}"} {
 		for name, tg := range map[string]ssh.Target{
 			"key":    {ID: "aa11", User: "root", KeyPath: v, KnownHosts: "/h", Banger: "/b"},
 			"hosts":  {ID: "aa11", User: "root", KeyPath: "/k", KnownHosts: v, Banger: "/b"},
