@@ -181,6 +181,12 @@ func Grow(path string, size int64) error {
 	return classify(os.Truncate(path, size), path)
 }
 
+// Clone is the function Clone, for callers who hold a Maker by an interface.
+func (m *Maker) Clone(ctx context.Context, src, dst string) error { return Clone(ctx, src, dst) }
+
+// Grow is the function Grow, likewise.
+func (m *Maker) Grow(path string, size int64) error { return Grow(path, size) }
+
 // Usage is how many bytes the disk takes on the host.
 func Usage(path string) (int64, error) {
 	n, err := fsx.Allocated(path)

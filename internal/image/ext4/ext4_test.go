@@ -232,7 +232,9 @@ func TestEmptyStreamIsAnEmptyFileSystem(t *testing.T) {
 // FuzzFromTar holds that whatever bytes come, the result is an error or a
 // sound file system, and never a file elsewhere.
 func FuzzFromTar(f *testing.F) {
-	f.Add(pack(f, sample()[:12]))
+	small := sample()[:12]
+	small[5].h.Size, small[5].data = 5000, small[5].data[:5000] // the large one makes a slow seed
+	f.Add(pack(f, small))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		dir := t.TempDir()
 		dst := filepath.Join(dir, "img")

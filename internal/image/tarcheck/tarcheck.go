@@ -53,8 +53,8 @@ type Reader struct {
 	limits  Limits
 	stats   Stats
 	kinds   map[string]kind
-	ed      *edited       // nil where the stream is taken as it is
-	tapping io.Writer     // who is told the current entry's content, or nil
+	ed      *edited   // nil where the stream is taken as it is
+	tapping io.Writer // who is told the current entry's content, or nil
 	tapped  int64
 	pending []*tar.Header // what Next gives before it reads on
 }
