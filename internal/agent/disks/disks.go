@@ -106,13 +106,13 @@ func (w *Watch) Wait(ctx context.Context, want []string) (Found, error) {
 		if ctx.Err() != nil {
 			return found, fmt.Errorf("no disk with serial %s: %w", strings.Join(missing, ", "), context.Cause(ctx))
 		}
-		w.next(ctx)
+		w.Next(ctx)
 	}
 }
 
-// next waits for an event, or for as long as a look in between makes sense,
+// Next waits for an event, for at most a second and not beyond ctx's deadline,
 // and swallows what else has come.
-func (w *Watch) next(ctx context.Context) {
+func (w *Watch) Next(ctx context.Context) {
 	limit := time.Second
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(deadline)+time.Millisecond)

@@ -156,6 +156,15 @@ func routeMessage(index int, gateway netip.Addr) *message {
 		attr(unix.RTA_GATEWAY, gateway.AsSlice()).attr32(unix.RTA_OIF, uint32(index))
 }
 
+// noRouteMessage takes away the family's default route by the card.
+func noRouteMessage(index int, family uint8) *message {
+	fixed := make([]byte, unix.SizeofRtMsg)
+	fixed[0] = family
+	fixed[4] = unix.RT_TABLE_MAIN
+	fixed[6] = unix.RT_SCOPE_NOWHERE // of any scope
+	return newMessage(unix.RTM_DELROUTE, unix.NLM_F_ACK, fixed).attr32(unix.RTA_OIF, uint32(index))
+}
+
 func family(a netip.Addr) uint8 {
 	if a.Is4() {
 		return unix.AF_INET

@@ -180,13 +180,22 @@ func (s *socket) apply(name string, c Config) error {
 	if err := s.addresses(ifc.Index, c); err != nil {
 		return err
 	}
-	for _, gateway := range []netip.Addr{c.Gateway4, c.Gateway6} {
-		if !gateway.IsValid() {
-			continue
-		}
-		if err := s.ask(routeMessage(ifc.Index, gateway), nil); err != nil {
+	return errors.Join(
+		s.route(ifc.Index, unix.AF_INET, c.Gateway4),
+		s.route(ifc.Index, unix.AF_INET6, c.Gateway6))
+}
+
+// route sets a family's default route, or takes away the one by this card.
+func (s *socket) route(index int, family uint8, gateway netip.Addr) error {
+	if gateway.IsValid() {
+		if err := s.ask(routeMessage(index, gateway), nil); err != nil {
 			return fmt.Errorf("route by %s: %w", gateway, err)
 		}
+		return nil
+	}
+	err := s.ask(noRouteMessage(index, family), nil)
+	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.EAFNOSUPPORT) {
+		return fmt.Errorf("remove default route: %w", err)
 	}
 	return nil
 }
