@@ -40,9 +40,12 @@ since() {
 	fi
 }
 
+# draw shows the running stage with its time and what it last said.
 draw() {
 	[[ $live == yes ]] || return 0
-	printf '\r\033[K %s %-12s %s' "$dots" "$stage_name" "$(since "$stage_start")"
+	local last
+	last=$(tail -c 400 "$log" | tr '\r' '\n' | grep -av -e '^$' -e '^[=+] ' -e '^== ' | tail -n 1 | tr -cd '[:print:]' | cut -c 1-56) || true
+	printf '\r\033[K %s %-12s %-56s %8s' "$dots" "$stage_name" "$last" "$(since "$stage_start")"
 }
 
 clear_line() {
@@ -69,20 +72,20 @@ give_up() {
 	exit 1
 }
 
-# quietly COMMAND...: its output goes to the log, its time to the screen.
+# quietly COMMAND...: its output goes to the log, its time to the screen. The
+# command stays in the foreground, so that Ctrl-C is its own to answer.
 quietly() {
 	printf '+ %s\n' "$*" >>"$log"
-	if [[ $live == no ]]; then
-		"$@" >>"$log" 2>&1 </dev/null
-		return
+	local ticker='' status=0
+	if [[ $live == yes ]]; then
+		while sleep 0.2; do draw; done &
+		ticker=$!
 	fi
-	"$@" >>"$log" 2>&1 </dev/null &
-	local pid=$! status=0
-	while kill -0 "$pid" 2>/dev/null; do
-		draw
-		sleep 0.2
-	done
-	wait "$pid" || status=$?
+	"$@" >>"$log" 2>&1 </dev/null || status=$?
+	if [[ -n $ticker ]]; then
+		kill "$ticker" 2>/dev/null || true
+		wait "$ticker" 2>/dev/null || true
+	fi
 	return "$status"
 }
 
