@@ -26,9 +26,9 @@ func Isolation(h Host) Provider {
 }
 
 func (h Host) cgroups() Check {
-	c := Check{Name: "cgroups", Status: OK, Message: "version 2", Why: "VMs' processes are accounted and bounded by it"}
+	c := Check{Name: "cgroups", Status: OK, Message: "version 2", Why: "with it a VM's processes can be counted and bounded together"}
 	if !h.exists("/sys/fs/cgroup/cgroup.controllers") {
-		c.Status, c.Message = Info, "version 2 is not mounted; VMs run without bounds on their processes"
+		c.Status, c.Message = Info, "version 2 is not mounted"
 		c.Fix = []string{"boot with systemd.unified_cgroup_hierarchy=1"}
 	}
 	return c
