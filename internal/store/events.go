@@ -12,10 +12,18 @@ import (
 
 var _ event.Store = (*Store)(nil)
 
-// MaxEvents is how many events are kept; the oldest go first.
-const MaxEvents = 20000
+// maxEvents is how many events are kept unless KeepEvents says otherwise; the
+// oldest go first.
+const maxEvents = 20000
 
 const pruneEvery = 512
+
+// KeepEvents sets how many events are kept. Call it before the store is used.
+func (s *Store) KeepEvents(n int) {
+	if n > 0 {
+		s.keep = n
+	}
+}
 
 // AppendEvent stores an event and gives its cursor.
 func (s *Store) AppendEvent(ctx context.Context, e event.Event) (uint64, error) {
@@ -33,7 +41,7 @@ func (s *Store) AppendEvent(ctx context.Context, e event.Event) (uint64, error) 
 		return 0, err
 	}
 	if id%pruneEvery == 0 {
-		if _, err := s.db.ExecContext(ctx, "DELETE FROM events WHERE cursor <= ?", id-MaxEvents); err != nil {
+		if _, err := s.db.ExecContext(ctx, "DELETE FROM events WHERE cursor <= ?", id-int64(s.keep)); err != nil {
 			return 0, s.explain(err)
 		}
 	}

@@ -32,6 +32,7 @@ var migrations embed.FS
 type Store struct {
 	db   *sql.DB
 	path string
+	keep int // events
 }
 
 // Open opens the database at path, makes it when it is not there, and brings
@@ -48,7 +49,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	}
 	db.SetMaxOpenConns(4)
 	db.SetMaxIdleConns(1)
-	s := &Store{db: db, path: path}
+	s := &Store{db: db, path: path, keep: maxEvents}
 	if err := s.migrate(ctx); err != nil {
 		db.Close()
 		return nil, s.explain(err)

@@ -35,7 +35,7 @@ func (s *Service) Set(ctx context.Context, req SetRequest) (View, []string, erro
 	}
 	defer o.End()
 	r, f := e.facts()
-	spec, err := s.changed(r, req)
+	spec, err := s.changed(ctx, r, req)
 	if err != nil {
 		return View{}, nil, err
 	}
@@ -96,7 +96,7 @@ func (s *Service) Set(ctx context.Context, req SetRequest) (View, []string, erro
 }
 
 // changed is the spec with the request applied, checked as for a new VM.
-func (s *Service) changed(r Record, req SetRequest) (Spec, error) {
+func (s *Service) changed(ctx context.Context, r Record, req SetRequest) (Spec, error) {
 	spec := r.Spec
 	spec.Origin = maps.Clone(spec.Origin)
 	if spec.Origin == nil {
@@ -114,7 +114,10 @@ func (s *Service) changed(r Record, req SetRequest) (Spec, error) {
 	if req.Expires != nil && *req.Expires < 0 {
 		return spec, errs.New(errs.Invalid, "duration_invalid", "a duration cannot be negative").WithHint("for example: --expires 8h")
 	}
-	h := s.opt.Host()
+	h, err := s.hostSize(ctx)
+	if err != nil {
+		return spec, err
+	}
 	for _, check := range []func(*Spec, HostSize) error{checkCPUs, checkMemory, checkDisk} {
 		if err := check(&spec, h); err != nil {
 			return spec, err

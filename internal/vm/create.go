@@ -109,8 +109,8 @@ func (s *Service) validate(ctx context.Context, req *CreateRequest) (Spec, error
 	if err := CheckLabels(req.Labels); err != nil {
 		return Spec{}, err
 	}
-	host := s.opt.Host()
-	if _, err := s.Driver.Probe(ctx); err != nil {
+	host, err := s.hostSize(ctx)
+	if err != nil {
 		return Spec{}, err
 	}
 	spec, err := Resolve(req.Spec, s.opt.Defaults, host)

@@ -34,14 +34,8 @@ type Initramfs struct {
 
 // Seed is what the agent reads in the initramfs before anything else: secret.
 type Seed struct {
-	VM      string
-	Token   []byte
-	Kernel  kernel.Kernel
-	Image   ImageRef
-	HostKey HostKey
-	// Hold keeps the agent from going on to the image's init until it is
-	// told to (Handover); always set.
-	Hold bool
+	Token []byte
+	Disks []string // serials to wait for
 }
 
 // Boot makes what a machine is started with.
@@ -51,7 +45,7 @@ type Boot interface {
 	// Seeded writes base and the seed to dst (0600).
 	Seeded(ctx context.Context, base Initramfs, dst string, s Seed) error
 	// Cmdline is the kernel's command line but for the driver's own part.
-	Cmdline(k kernel.Kernel, h hypervisor.Host, extra []string) string
+	Cmdline(extra []string) string
 }
 
 // Disks makes the raw disks of VMs.
@@ -72,8 +66,8 @@ type HostKey struct {
 
 // SSH makes and keeps the keys of ssh.
 type SSH interface {
-	// NewHostKey makes an ed25519 host key.
-	NewHostKey() (HostKey, error)
+	// NewHostKey makes an ed25519 host key for the VM.
+	NewHostKey(id string) (HostKey, error)
 	// Authorized gives the public lines that may log in, making the user's
 	// key on first need.
 	Authorized(ctx context.Context) ([]string, error)

@@ -22,7 +22,8 @@ type Options struct {
 	Log      *slog.Logger
 	Events   *event.Log
 	Defaults Defaults
-	// Host measures the host's sizes now.
+	// Host measures the host's sizes now; the service adds what its driver
+	// found.
 	Host func() HostSize
 	// BootID is the host's boot.
 	BootID string
@@ -281,6 +282,17 @@ func distance(a, b string) int {
 func (s *Service) happened(ctx context.Context, r Record, kind, message string, data map[string]string) {
 	s.log.Info(message, "vm", r.ID, "name", r.Name, "event", kind)
 	s.opt.Events.Add(ctx, event.Event{Kind: kind, VM: r.ID, Name: r.Name, Message: message, Data: data})
+}
+
+// hostSize is what the host has now, and what its hypervisor stands.
+func (s *Service) hostSize(ctx context.Context) (HostSize, error) {
+	found, err := s.Driver.Probe(ctx)
+	if err != nil {
+		return HostSize{}, err
+	}
+	h := s.opt.Host()
+	h.Hypervisor = found
+	return h, nil
 }
 
 // driverOf is the driver a machine was started with.

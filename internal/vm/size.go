@@ -14,9 +14,12 @@ type HostSize struct {
 	Memory     int64 // bytes of RAM
 	Available  int64 // bytes that could be had now
 	Hypervisor hypervisor.Host
-	// CodeBuffer is the emulator's code buffer that counts beside a guest's
-	// RAM of the given size, in bytes; 0 without emulation.
-	CodeBuffer func(memory int64) int64
+}
+
+// beside is what a hypervisor takes beside a guest's RAM of that size: the
+// emulator's code buffer and the program itself.
+func (h HostSize) beside(memory int64) int64 {
+	return hypervisor.Budget(h.Hypervisor.Accelerator, memory, 0) - memory
 }
 
 // Defaults are the sizes and choices of the configuration; zero means none.
@@ -101,9 +104,7 @@ func defaultCPUs(h HostSize) int {
 // emulator's code buffer comes out of that eighth.
 func defaultMemory(h HostSize) int64 {
 	n := min(h.Memory/8, DefaultMaxMem)
-	if h.CodeBuffer != nil {
-		n -= h.CodeBuffer(n)
-	}
+	n -= h.beside(n)
 	n = max(n, DefaultMinMem)
 	return n &^ (64*MiB - 1)
 }
@@ -126,10 +127,10 @@ func checkMemory(s *Spec, h HostSize) error {
 	if s.Memory < MinMemory {
 		return errs.New(errs.Invalid, "vm_memory_invalid", "memory: %s is less than the %s a guest needs", Size(s.Memory), Size(MinMemory)).WithHint("%s", hint)
 	}
-	s.Memory = (s.Memory + MiB - 1) &^ (MiB - 1)
 	if s.Memory > h.Memory {
 		return errs.New(errs.Invalid, "vm_memory_invalid", "memory: %s is more than this host has (%s)", Size(s.Memory), Size(h.Memory)).WithHint("%s", hint)
 	}
+	s.Memory = (s.Memory + MiB - 1) &^ (MiB - 1)
 	return nil
 }
 
@@ -192,10 +193,7 @@ func CheckLabels(labels map[string]string) error {
 
 // checkRoom refuses a start that this host's memory has no room for now.
 func checkRoom(name string, s Spec, h HostSize) error {
-	need := s.Memory
-	if h.CodeBuffer != nil {
-		need += h.CodeBuffer(s.Memory)
-	}
+	need := s.Memory + h.beside(s.Memory)
 	if h.Available > 0 && need > h.Available {
 		return errs.New(errs.Exhausted, "host_memory", "cannot start %q: %s asked for, %s of this host's memory is free", name, Size(need), Size(h.Available)).
 			WithHint("stop another VM, or: banger vm set %s --memory %s", name, Size(max(MinMemory, h.Available/2&^(64*MiB-1))))

@@ -157,7 +157,7 @@ func removeFiles(dir string, names ...string) error {
 // upSeed makes the VM's own secrets once, and the initramfs that carries them
 // for a cold boot. A clone boots nothing: it gets them with its identity.
 func upSeed(ctx context.Context, w *work) error {
-	key, token, err := w.secrets()
+	_, token, err := w.secrets()
 	if err != nil {
 		return storeErr(err)
 	}
@@ -172,7 +172,6 @@ func upSeed(ctx context.Context, w *work) error {
 	if w.template != nil {
 		return nil
 	}
-	r := w.rec()
 	base, err := w.s.Boot.Initramfs(ctx, w.kernel)
 	if err != nil {
 		return err
@@ -181,7 +180,7 @@ func upSeed(ctx context.Context, w *work) error {
 	if err := os.Remove(dst); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := w.s.Boot.Seeded(ctx, base, dst, Seed{VM: r.ID, Token: token, Kernel: w.kernel, Image: r.Image, HostKey: key, Hold: true}); err != nil {
+	if err := w.s.Boot.Seeded(ctx, base, dst, seed(token, w.kernel)); err != nil {
 		return storeErr(err)
 	}
 	return chown(dst, w.cred())
@@ -193,7 +192,7 @@ func downSeed(_ context.Context, w *work) error { return removeFiles(w.dir(), in
 func (w *work) secrets() (HostKey, []byte, error) {
 	key, err := readHostKey(w.dir())
 	if errors.Is(err, fs.ErrNotExist) {
-		if key, err = w.s.SSH.NewHostKey(); err != nil {
+		if key, err = w.s.SSH.NewHostKey(w.rec().ID); err != nil {
 			return key, nil, err
 		}
 		err = errors.Join(

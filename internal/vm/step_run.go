@@ -16,6 +16,7 @@ import (
 	"github.com/banger-dev/banger/internal/guest"
 	"github.com/banger-dev/banger/internal/guest/wire"
 	"github.com/banger-dev/banger/internal/hypervisor"
+	"github.com/banger-dev/banger/internal/kernel"
 	"github.com/banger-dev/banger/internal/network"
 	"github.com/banger-dev/banger/internal/paths"
 	"github.com/banger-dev/banger/internal/proc"
@@ -153,13 +154,14 @@ func (s *Service) mine(f proc.Found) bool {
 
 func upMachine(ctx context.Context, w *work) error {
 	r := w.rec()
-	if err := checkRoom(r.Name, r.Spec, w.s.opt.Host()); err != nil {
-		return err
-	}
-	host, err := w.s.Driver.Probe(ctx)
+	size, err := w.s.hostSize(ctx)
 	if err != nil {
 		return err
 	}
+	if err := checkRoom(r.Name, r.Spec, size); err != nil {
+		return err
+	}
+	host := size.Hypervisor
 	if err := w.save(ctx, func(r *Record) {
 		r.Step = "machine"
 		r.HostBoot = w.s.opt.BootID
@@ -171,7 +173,7 @@ func upMachine(ctx context.Context, w *work) error {
 	}); err != nil {
 		return err
 	}
-	m, err := w.s.Driver.Start(ctx, w.machineSpec(host))
+	m, err := w.s.Driver.Start(ctx, w.machineSpec())
 	if w.nic != nil {
 		w.nic.Close()
 		w.nic = nil
@@ -185,14 +187,14 @@ func upMachine(ctx context.Context, w *work) error {
 }
 
 // machineSpec is the VM as its hypervisor is told of it.
-func (w *work) machineSpec(host hypervisor.Host) hypervisor.Spec {
+func (w *work) machineSpec() hypervisor.Spec {
 	r := w.rec()
 	spec := hypervisor.Spec{
 		ID: r.ID, Dir: w.dir(), SockDir: w.run(), User: w.cred(),
 		CPUs: r.Spec.CPUs, Memory: r.Spec.Memory,
-		Kernel:  w.kernel.VMLinux,
+		Kernel: w.kernel.VMLinux, KernelHZ: w.kernel.Manifest.HZ,
 		Initrd:  filepath.Join(w.dir(), initrdFile),
-		Cmdline: w.s.Boot.Cmdline(w.kernel, host, r.Spec.BootArgs),
+		Cmdline: w.s.Boot.Cmdline(r.Spec.BootArgs),
 		Disks:   diskList(r.Image.Rootfs, w.dir(), w.kernel.Modules),
 		Console: hypervisor.Console{Socket: filepath.Join(w.run(), paths.ConsoleSock)},
 	}
@@ -218,6 +220,15 @@ func diskList(rootfs, dir, modules string) []hypervisor.Disk {
 		disks = append(disks, hypervisor.Disk{ID: "modules", Path: modules, ReadOnly: true})
 	}
 	return disks
+}
+
+// seed is what the agent of a machine with diskList's disks needs.
+func seed(token []byte, k kernel.Kernel) Seed {
+	s := Seed{Token: token}
+	for _, d := range diskList("", "", k.Modules) {
+		s.Disks = append(s.Disks, d.ID)
+	}
+	return s
 }
 
 func netdev(l *network.Link, nic *os.File) hypervisor.Netdev {
@@ -352,7 +363,8 @@ func (s *Service) identity(ctx context.Context, r Record) (wire.Identity, error)
 	}
 	authorized, err := s.SSH.Authorized(ctx)
 	if err != nil {
-		return wire.Identity{}, err
+		// a key that cannot be used keeps ssh out, not the VM from running
+		s.log.Warn("no ssh key for the VM", "vm", r.ID, "err", err)
 	}
 	entropy := make([]byte, 64)
 	rand.Read(entropy)

@@ -137,7 +137,7 @@ func (t *templates) key(ctx context.Context, w *work) (string, *Template, error)
 		Kernel: w.kernel.Manifest.Name, KernelDigest: w.kernel.Manifest.Digest,
 		Hypervisor: host.Driver + " " + host.Version,
 		CPUs:       r.Spec.CPUs, Memory: r.Spec.Memory, Disk: min(r.Spec.Disk, DefaultDisk),
-		Cmdline: t.s.Boot.Cmdline(w.kernel, host, r.Spec.BootArgs),
+		Cmdline: t.s.Boot.Cmdline(r.Spec.BootArgs),
 	}
 	b, err := json.Marshal(struct {
 		Format                                              int

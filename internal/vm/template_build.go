@@ -170,7 +170,7 @@ func (m *maker) files(ctx context.Context) error {
 		}
 	}
 	keys := &work{s: s, e: &entry{rec: Record{ID: m.id}}, at: m.dir}
-	hostKey, token, err := keys.secrets()
+	_, token, err := keys.secrets()
 	if err != nil {
 		return storeErr(err)
 	}
@@ -178,9 +178,7 @@ func (m *maker) files(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.Boot.Seeded(ctx, base, filepath.Join(m.dir, initrdFile), Seed{
-		VM: m.id, Token: token, Kernel: m.w.kernel, Image: m.rec.Image, HostKey: hostKey, Hold: true,
-	})
+	return s.Boot.Seeded(ctx, base, filepath.Join(m.dir, initrdFile), seed(token, m.w.kernel))
 }
 
 // start boots the machine with its RAM written through to a file. Its network
@@ -199,7 +197,7 @@ func (m *maker) start(ctx context.Context) error {
 		ID: m.id, Dir: m.dir, SockDir: m.run,
 		CPUs: m.want.CPUs, Memory: m.want.Memory,
 		RAM:    hypervisor.RAMFile{Path: filepath.Join(m.dir, paths.RAMFile), Shared: true},
-		Kernel: m.w.kernel.VMLinux, Initrd: filepath.Join(m.dir, initrdFile), Cmdline: m.want.Cmdline,
+		Kernel: m.w.kernel.VMLinux, KernelHZ: m.w.kernel.Manifest.HZ, Initrd: filepath.Join(m.dir, initrdFile), Cmdline: m.want.Cmdline,
 		Disks:   diskList(m.rec.Image.Rootfs, m.dir, m.w.kernel.Modules),
 		Console: hypervisor.Console{Socket: console},
 	}
