@@ -36,6 +36,7 @@ type Process struct {
 	over  bool
 	next  [2]uint64 // offsets expected of stdout and stderr
 	known [2]bool
+	ended bool // Exit came; Recv's alone
 }
 
 // ID is the command's, to attach with.
@@ -157,8 +158,11 @@ func (p *Process) Recv() (wire.ExecOutput, error) {
 
 func (p *Process) recv() (out wire.ExecOutput, err error) {
 	kind, body, err := wire.ReadMessage(p.st)
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) && p.ended {
 		return out, io.EOF
+	}
+	if errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: a command without an end", ErrMisbehaved)
 	}
 	if err != nil {
 		return out, p.c.ended(p.ctx, err)
@@ -205,6 +209,7 @@ func (p *Process) check(out *wire.ExecOutput) error {
 		out.Exit.Code &= 0xff
 		out.Exit.Signal = clean(out.Exit.Signal, 16)
 		out.Exit.Message = clean(out.Exit.Message, maxLine)
+		p.ended = true
 		p.advance(0, true)
 	}
 	if n != 1 {

@@ -1,0 +1,150 @@
+package agent
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/banger-dev/banger/internal/errs"
+	"github.com/banger-dev/banger/internal/guest/wire"
+	"golang.org/x/sys/unix"
+)
+
+// execs are the commands that the agent keeps, by id.
+type execs struct {
+	opts  Options
+	tools toolchain
+	pumps sync.WaitGroup // everything that belongs to commands
+
+	mu     sync.Mutex
+	byID   map[string]*execution
+	closed bool
+	cgroup *os.File // of commands; nil until it was found
+	drains map[*os.File]bool
+}
+
+func newExecs(opts Options) *execs {
+	if opts.CgroupRoot == "" {
+		opts.CgroupRoot = "/sys/fs/cgroup"
+	}
+	return &execs{opts: opts, byID: make(map[string]*execution), drains: make(map[*os.File]bool)}
+}
+
+func (x *execs) count() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return len(x.byID)
+}
+
+// add reserves an id.
+func (x *execs) add(e *execution) error {
+	if e.id == "" || len(e.id) > 64 {
+		return errs.New(errs.Invalid, "bad_request", "a command's id has 1 to 64 bytes")
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case x.closed:
+		return errs.New(errs.Unavailable, "agent_stops", "the agent is stopping")
+	case x.byID[e.id] != nil:
+		return errs.New(errs.Conflict, "command_exists", "command %q exists already", e.id)
+	case len(x.byID) >= wire.MaxExecs:
+		return errs.New(errs.Exhausted, "too_many_commands", "%d commands are kept already", len(x.byID))
+	}
+	x.byID[e.id] = e
+	return nil
+}
+
+func (x *execs) find(id string) (*execution, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.byID[id]; e != nil {
+		return e, nil
+	}
+	return nil, errs.New(errs.NotFound, "no_command", "no command %q", id)
+}
+
+func (x *execs) remove(e *execution) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.byID[e.id] == e {
+		delete(x.byID, e.id)
+	}
+}
+
+func (x *execs) close() {
+	x.mu.Lock()
+	x.closed = true
+	for f := range x.drains {
+		f.SetReadDeadline(time.Unix(1, 0))
+	}
+	var all []*execution
+	for _, e := range x.byID {
+		all = append(all, e)
+	}
+	x.mu.Unlock()
+	for _, e := range all {
+		e.kill()
+	}
+	x.pumps.Wait()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.cgroup != nil {
+		x.cgroup.Close()
+		x.cgroup = nil
+	}
+}
+
+// drain drops what processes that outlived their command still write, until
+// the last of them is gone.
+func (x *execs) drain(f *os.File, buf []byte) {
+	defer f.Close()
+	x.mu.Lock()
+	closed := x.closed
+	if !closed {
+		f.SetReadDeadline(time.Time{})
+		x.drains[f] = true
+	}
+	x.mu.Unlock()
+	if closed {
+		return
+	}
+	io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{f}, buf)
+	x.mu.Lock()
+	delete(x.drains, f)
+	x.mu.Unlock()
+}
+
+// commandCgroup gives the directory of the commands' control group, made when
+// it is not there; nil where there is no cgroup2. Again forgets one that has
+// turned out to be gone.
+func (x *execs) commandCgroup(again bool) *os.File {
+	if x.opts.NoCgroup {
+		return nil
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.cgroup != nil && !again {
+		return x.cgroup
+	}
+	if x.cgroup != nil {
+		x.cgroup.Close()
+		x.cgroup = nil
+	}
+	var fs unix.Statfs_t
+	if unix.Statfs(x.opts.CgroupRoot, &fs) != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		return nil
+	}
+	dir := filepath.Join(x.opts.CgroupRoot, wire.CommandCgroup)
+	if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+		return nil
+	}
+	f, err := os.OpenFile(dir, unix.O_DIRECTORY|unix.O_PATH, 0)
+	if err != nil {
+		return nil
+	}
+	x.cgroup = f
+	return f
+}
