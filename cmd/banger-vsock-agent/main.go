@@ -52,7 +52,7 @@ func serve(ctx context.Context) error {
 		return err
 	}
 	version := sync.OnceValue(func() string { return buildinfo.Get().Version })
-	server := agent.NewServer(system.New(ctx, control, version))
+	server := agent.NewServer(system.New(ctx, control, version), agent.Options{})
 
 	port, err := link.OpenPort(wire.SerialName)
 	if err == nil {
