@@ -23,6 +23,16 @@ const (
 	Emulation Accelerator = "emulation" // QEMU's TCG
 )
 
+// AgentPort is the name of the virtio-serial port, in the guest, behind an
+// Endpoint of kind EndpointSerial.
+const AgentPort = "banger.agent"
+
+// Kinds of Endpoint.
+const (
+	EndpointSerial = "serial"
+	EndpointVsock  = "vsock"
+)
+
 // Driver starts machines of one hypervisor and finds them again.
 // A driver holds no state of its own about machines: everything needed later
 // is in the Ref, which the caller stores.
@@ -152,12 +162,14 @@ type Caps struct {
 //
 // Files and users: the driver opens disks, sockets, logs and saved states
 // itself and hands the hypervisor open descriptors, so those may stay 0600 and
-// the caller's, in directories that are 0700. What a hypervisor can only open
-// by itself it opens through a passed descriptor too, which skips the
-// directories but not the file's own mode: with User set, Kernel, Initrd and a
-// private RAM.Path have to be readable by others (0644, or 0444). A shared
-// RAM.Path is made by the driver and belongs to User; the caller takes it over
-// once the machine has ended.
+// the caller's, in directories that are 0700. Kernel, Initrd and a private
+// RAM.Path the hypervisor opens again through a descriptor, which skips the
+// directories but not the file's own mode: with User set, one that User may
+// not read is copied for the machine, so let kernels and templates be readable
+// by others (0644 beneath a 0700 directory; QEMU before 8.2 needs a RAM file
+// that it may write as well, and copies one that it may not). A shared RAM.Path is made by the
+// driver and belongs to User; the caller takes it over once the machine has
+// ended.
 type Spec struct {
 	// ID names everything made for the machine; [a-z0-9-], 1..40 bytes.
 	ID string

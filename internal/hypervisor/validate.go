@@ -93,11 +93,11 @@ func checkSizes(s Spec, h Host) error {
 }
 
 func checkBoot(s Spec, _ Host) error {
-	if err := regular("kernel", s.Kernel, s.User != nil); err != nil {
+	if err := regular("kernel", s.Kernel); err != nil {
 		return err
 	}
 	if s.Initrd != "" {
-		if err := regular("initramfs", s.Initrd, s.User != nil); err != nil {
+		if err := regular("initramfs", s.Initrd); err != nil {
 			return err
 		}
 	}
@@ -113,7 +113,7 @@ func checkBoot(s Spec, _ Host) error {
 		if s.RAM.Path == "" || s.RAM.Shared {
 			return invalid("a saved state needs its RAM file, mapped privately")
 		}
-		if err := regular("device state", s.Restore.Devices, false); err != nil {
+		if err := regular("device state", s.Restore.Devices); err != nil {
 			return err
 		}
 	}
@@ -134,7 +134,7 @@ func checkRAM(s Spec) error {
 		}
 		return nil
 	}
-	if err := regular("RAM file", s.RAM.Path, s.User != nil); err != nil {
+	if err := regular("RAM file", s.RAM.Path); err != nil {
 		return err
 	}
 	fi, err := os.Stat(s.RAM.Path)
@@ -147,9 +147,8 @@ func checkRAM(s Spec) error {
 	return nil
 }
 
-// regular checks that path is an absolute regular file, readable by any user
-// where the hypervisor is another one.
-func regular(what, path string, others bool) error {
+// regular checks that path is an absolute regular file.
+func regular(what, path string) error {
 	if !filepath.IsAbs(path) {
 		return invalid("%s %q is not an absolute path", what, path)
 	}
@@ -159,9 +158,6 @@ func regular(what, path string, others bool) error {
 	}
 	if !fi.Mode().IsRegular() {
 		return invalid("%s %s is not a regular file", what, path)
-	}
-	if others && fi.Mode().Perm()&0o004 == 0 {
-		return invalid("%s %s is not readable by the hypervisor's user (mode %04o, wanted 0644)", what, path, fi.Mode().Perm())
 	}
 	return nil
 }
@@ -176,7 +172,7 @@ func checkDevices(s Spec, _ Host) error {
 			return invalid("disk id %q is not a new name of 1 to %d letters and digits", d.ID, maxSerial)
 		}
 		seen[d.ID] = true
-		if err := regular("disk "+d.ID, d.Path, false); err != nil {
+		if err := regular("disk "+d.ID, d.Path); err != nil {
 			return err
 		}
 	}

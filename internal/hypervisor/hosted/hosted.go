@@ -86,7 +86,9 @@ func (d *Driver) Start(ctx context.Context, spec hypervisor.Spec) (hypervisor.Ma
 		return nil, errs.Wrap(err, errs.Unavailable, "machine_start", "start machine %s", spec.ID)
 	}
 	if spec.RAM.Shared {
-		if err := os.WriteFile(spec.RAM.Path, nil, 0o600); err != nil {
+		// as large as RAM would be, and all hole
+		err := errors.Join(os.WriteFile(spec.RAM.Path, nil, 0o600), os.Truncate(spec.RAM.Path, spec.Memory))
+		if err != nil {
 			return nil, errors.Join(err, p.Kill(context.WithoutCancel(ctx)))
 		}
 	}

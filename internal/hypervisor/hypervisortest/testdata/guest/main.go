@@ -51,17 +51,17 @@ func setUp() error {
 			return fmt.Errorf("mount %s: %w", m.dir, err)
 		}
 	}
-	order, err := os.ReadFile("/modules/order")
+	list, err := os.ReadFile("/banger/modules") // what banger's initramfs lists
 	if err != nil {
 		return err
 	}
-	for _, name := range strings.Fields(string(order)) {
-		f, err := os.Open(filepath.Join("/modules", name))
+	for _, path := range strings.Fields(string(list)) {
+		f, err := os.Open(path)
 		if err != nil {
 			return err
 		}
 		if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && err != unix.EEXIST {
-			return fmt.Errorf("load %s: %w", name, err)
+			return fmt.Errorf("load %s: %w", path, err)
 		}
 		f.Close()
 	}
@@ -148,6 +148,9 @@ func (g *guest) answer(verb, arg string) string {
 		return memory()
 	case "disks":
 		return disks()
+	case "cmdline":
+		b, err := os.ReadFile("/proc/cmdline")
+		return text(strings.TrimSpace(string(b)), err)
 	case "nics":
 		return nics()
 	case "fill": // touches n MiB
