@@ -78,10 +78,14 @@ func (d *Driver) Start(ctx context.Context, spec hypervisor.Spec) (hypervisor.Ma
 func notRunning(ctx context.Context, spec hypervisor.Spec) error {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", filepath.Join(spec.SockDir, paths.ControlSock))
-	if err != nil {
-		return ctx.Err() // nobody listens
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ENOENT):
+		return nil // nobody listens
+	case err == nil:
+		c.Close()
+	case !errors.Is(err, unix.EAGAIN): // a full queue is somebody's
+		return errs.Wrap(err, errs.Internal, "vmm_start", "look for a running machine")
 	}
-	c.Close()
 	return errs.New(errs.Conflict, "machine_running", "machine %s runs already", spec.ID)
 }
 

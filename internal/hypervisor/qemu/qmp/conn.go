@@ -43,8 +43,7 @@ type Conn struct {
 // and ctx decides. onEvent is called for every event, in order, by the reader,
 // and must not block; nil drops them.
 func Dial(ctx context.Context, path string, onEvent func(Event)) (*Conn, error) {
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, "unix", path)
+	nc, err := connect(ctx, path)
 	if err != nil {
 		return nil, fmt.Errorf("connect to QEMU: %w", err)
 	}
@@ -79,6 +78,25 @@ func Dial(ctx context.Context, path string, onEvent func(Event)) (*Conn, error) 
 		return nil, fmt.Errorf("greet QEMU: %w", err)
 	}
 	return c, nil
+}
+
+// connect dials. QEMU's queue holds two connections, and while it serves one
+// even those that were given up stay in it: EAGAIN says that it is full.
+func connect(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := d.DialContext(ctx, "unix", path)
+		if !errors.Is(err, unix.EAGAIN) {
+			return c, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 func (c *Conn) greet(r *bufio.Reader) error {
