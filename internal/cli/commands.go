@@ -8,7 +8,7 @@ func vmCommands(a *app) []*cobra.Command {
 	workspace.AddCommand(newWorkspacePrepare(a))
 	return []*cobra.Command{
 		newVMRun(a), newVMCreate(a), newVMStart(a), newVMStop(a), newVMRestart(a), newVMKill(a), newVMDelete(a, "delete"),
-		newVMList(a, "list"), newVMShow(a), newVMExec(a), newVMShell(a), newVMSSH(a), newVMLogs(a), newVMStats(a),
+		newVMList(a, "list"), newVMShow(a), newVMExec(a), newVMShell(a), newVMSSH(a), newVMCopy(a), newVMLogs(a), newVMStats(a),
 		newVMSet(a), newVMRename(a), newVMPrune(a), newVMWait(a), workspace,
 	}
 }
@@ -37,7 +37,7 @@ func nounCommands(a *app) []*cobra.Command {
 func shortForms(a *app) []*cobra.Command {
 	images := newImageList(a, "images")
 	return []*cobra.Command{
-		newVMRun(a), newVMList(a, "ps"), newVMExec(a), newVMShell(a), newVMSSH(a), newVMLogs(a),
+		newVMRun(a), newVMList(a, "ps"), newVMExec(a), newVMShell(a), newVMSSH(a), newVMCopy(a), newVMLogs(a),
 		newVMStop(a), newVMDelete(a, "rm"), newImagePull(a, "pull"), images,
 	}
 }
