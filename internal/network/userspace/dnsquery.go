@@ -2,6 +2,7 @@ package userspace
 
 import (
 	"encoding/binary"
+	"errors"
 	"strings"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -52,7 +53,7 @@ func parseQuestion(raw []byte) (q query, rcode dnsmessage.RCode, ok bool) {
 	}
 	for {
 		rh, err := p.AdditionalHeader()
-		if err == dnsmessage.ErrSectionDone {
+		if errors.Is(err, dnsmessage.ErrSectionDone) {
 			return q, dnsmessage.RCodeSuccess, true
 		}
 		if err != nil {
@@ -105,7 +106,7 @@ func (q query) answeredBy(a, msg []byte) bool {
 		return false
 	}
 	got, err := p.Question()
-	if err == dnsmessage.ErrSectionDone {
+	if errors.Is(err, dnsmessage.ErrSectionDone) {
 		return h.RCode != dnsmessage.RCodeSuccess // some refuse without repeating it
 	}
 	return err == nil && got.Type == q.question.Type && got.Class == q.question.Class &&

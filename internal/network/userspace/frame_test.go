@@ -28,7 +28,7 @@ func TestFrameReader(t *testing.T) {
 			t.Fatalf("%d bytes, %v; want %d", len(got), err, want)
 		}
 	}
-	if _, err := r.NextFrame(); err != io.EOF {
+	if _, err := r.NextFrame(); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v", err)
 	}
 	r = userspace.NewFrameReader(bytes.NewReader([]byte{0, 0, 0, 20, 1, 2}))
@@ -36,7 +36,7 @@ func TestFrameReader(t *testing.T) {
 		t.Errorf("cut short: %v", err)
 	}
 	r = userspace.NewFrameReader(bytes.NewReader([]byte{0, 2, 0, 0}))
-	if _, err := r.NextFrame(); err == nil || err == io.EOF {
+	if _, err := r.NextFrame(); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("absurd length: %v", err)
 	}
 }

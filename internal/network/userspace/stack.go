@@ -205,7 +205,7 @@ func (s *Stack) Run() error {
 	s.mu.Unlock()
 	s.cancel()
 	s.link.Close()
-	<-errc
+	<-errc //nolint:errcheck // the other side's end follows from the first
 	stop()
 	s.net.Close()
 	s.wg.Wait()
