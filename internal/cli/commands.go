@@ -29,7 +29,7 @@ func nounCommands(a *app) []*cobra.Command {
 	config.AddCommand(newConfigShow(a), newConfigPath(a), newConfigEdit(a))
 	return []*cobra.Command{
 		image, kernel, template, daemon, system, config,
-		newEvents(a), newDoctor(a), newCompletion(a), newSSHProxy(a),
+		newEvents(a), newDoctor(a), newSchema(a), newCompletion(a), newSSHProxy(a), newMan(a),
 	}
 }
 

@@ -139,12 +139,9 @@ func (g flagGroup) usages() string {
 	var left []string
 	w := 0
 	for _, f := range g.flags {
-		l := "      --" + f.Name
+		l := "      " + flagHead(f)
 		if f.Shorthand != "" {
-			l = "  -" + f.Shorthand + ", --" + f.Name
-		}
-		if t := flagType(f); t != "" {
-			l += " " + t
+			l = "  " + flagHead(f)
 		}
 		left = append(left, l)
 		w = max(w, len(l))
@@ -154,6 +151,18 @@ func (g flagGroup) usages() string {
 		fmt.Fprintf(&b, "%-*s   %s\n", w, left[i], flagUsage(f))
 	}
 	return b.String()
+}
+
+// flagHead is a flag as it is typed: "-e, --env NAME=VALUE".
+func flagHead(f *pflag.Flag) string {
+	h := "--" + f.Name
+	if f.Shorthand != "" {
+		h = "-" + f.Shorthand + ", " + h
+	}
+	if t := flagType(f); t != "" {
+		h += " " + t
+	}
+	return h
 }
 
 // flagType is the placeholder of a flag's value, "" for a switch.
