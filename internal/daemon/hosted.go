@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/banger-dev/banger/internal/errs"
 	"github.com/banger-dev/banger/internal/hypervisor/hosted"
@@ -68,8 +69,8 @@ func (hostedBoot) Seeded(_ context.Context, _ vm.Initramfs, dst string, s vm.See
 	return os.WriteFile(dst, text, 0o600)
 }
 
-// Cmdline is what was asked for.
-func (hostedBoot) Cmdline(extra []string) string { return "" }
+// Cmdline is what was asked for: words by which a hosted guest misbehaves.
+func (hostedBoot) Cmdline(extra []string) string { return strings.Join(extra, " ") }
 
 func empty(dir, name string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -46,6 +46,9 @@ func serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.misbehave(ctx, c); err != nil {
+		return err
+	}
 	say(c.Console, "hosted guest "+c.ID+" is up")
 	l, err := net.FileListener(os.NewFile(3, "agent"))
 	if err != nil {
@@ -62,6 +65,41 @@ func serve(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// misbehave does what the command line asks for.
+func (s *system) misbehave(ctx context.Context, c config) error {
+	for _, word := range strings.Fields(c.Cmdline) {
+		switch word {
+		case Hang:
+			say(c.Console, "hosted guest hangs")
+			<-ctx.Done()
+		case Die:
+			say(c.Console, "hosted guest: unable to mount root")
+			os.Exit(3)
+		case Flood:
+			go flood(c.Console)
+		case Deaf:
+			s.deaf = true
+			signal.Ignore(syscall.SIGTERM)
+		}
+	}
+	return nil
+}
+
+// flood ends with the process, or with who reads the console.
+func flood(socket string) {
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	line := []byte(strings.Repeat("flood ", 4000) + "\n")
+	for {
+		if _, err := c.Write(line); err != nil {
+			return
+		}
+	}
 }
 
 // say writes a line to the console, if somebody listens there.

@@ -59,8 +59,16 @@ type config struct {
 	Console string `json:"console"` // socket of the shim's, or ""
 	Devices string `json:"devices"` // a saved state to go on from, or ""
 	State   string `json:"state"`   // where it keeps what a save writes
-	Paused  bool   `json:"paused"`
+	Cmdline string `json:"cmdline"`
 }
+
+// Words of the kernel command line by which a hosted guest misbehaves.
+const (
+	Hang  = "hosted.hang"  // it never answers
+	Die   = "hosted.die"   // it ends with status 3 after a line on its console
+	Flood = "hosted.flood" // it writes to its console without end
+	Deaf  = "hosted.deaf"  // it stops neither when asked nor by the power button
+)
 
 // Start starts a machine: a process in a session of its own that serves the
 // agent on a socket made here.
@@ -75,7 +83,7 @@ func (d *Driver) Start(ctx context.Context, spec hypervisor.Spec) (hypervisor.Ma
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	c := config{ID: spec.ID, Initrd: spec.Initrd, Console: spec.Console.Socket, State: filepath.Join(spec.Dir, "vmm-state"), Paused: spec.StartPaused}
+	c := config{ID: spec.ID, Initrd: spec.Initrd, Console: spec.Console.Socket, State: filepath.Join(spec.Dir, "vmm-state"), Cmdline: spec.Cmdline}
 	if spec.Restore != nil {
 		c.Devices = spec.Restore.Devices
 	}
