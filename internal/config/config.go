@@ -84,7 +84,7 @@ func Default(sshKey string) Config {
 		SSHKeyPath:       sshKey,
 		Hypervisor:       "auto",
 		Network:          "auto",
-		LAN:              "allow",
+		LAN:              "deny",
 		LogLevel:         "info",
 		Limits: Limits{
 			BootTimeout:   Duration(90 * time.Second),
