@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -125,6 +126,9 @@ func addrMessage(kind uint16, index int, p netip.Prefix) *message {
 	if p.Addr().Is6() {
 		fixed[2] = unix.IFA_F_NODAD
 	}
+	if p.Addr().IsLinkLocalUnicast() {
+		fixed[3] = unix.RT_SCOPE_LINK
+	}
 	binary.NativeEndian.PutUint32(fixed[4:], uint32(index))
 	raw := p.Addr().AsSlice()
 	m := newMessage(kind, flags, fixed).attr(unix.IFA_LOCAL, raw).attr(unix.IFA_ADDRESS, raw)
@@ -172,15 +176,14 @@ func family(a netip.Addr) uint8 {
 	return unix.AF_INET6
 }
 
-// addrOf reads an RTM_NEWADDR: the interface, the address and whether its
-// scope is global.
-func addrOf(body []byte) (index int, p netip.Prefix, global bool, err error) {
+// addrOf reads an RTM_NEWADDR: the interface and the address.
+func addrOf(body []byte) (index int, p netip.Prefix, err error) {
 	if len(body) < unix.SizeofIfAddrmsg {
-		return 0, p, false, errShort
+		return 0, p, errShort
 	}
 	as, err := attrs(body[unix.SizeofIfAddrmsg:])
 	if err != nil {
-		return 0, p, false, err
+		return 0, p, err
 	}
 	raw := as[unix.IFA_LOCAL]
 	if raw == nil {
@@ -188,8 +191,17 @@ func addrOf(body []byte) (index int, p netip.Prefix, global bool, err error) {
 	}
 	a, ok := netip.AddrFromSlice(raw)
 	if !ok {
-		return 0, p, false, fmt.Errorf("netlink: address of %d bytes", len(raw))
+		return 0, p, fmt.Errorf("netlink: address of %d bytes", len(raw))
 	}
 	p = netip.PrefixFrom(a, int(body[1]))
-	return int(binary.NativeEndian.Uint32(body[4:])), p, body[3] == unix.RT_SCOPE_UNIVERSE, nil
+	return int(binary.NativeEndian.Uint32(body[4:])), p, nil
+}
+
+// linkLocal is the address that a card of this MAC takes by itself (EUI-64).
+func linkLocal(mac net.HardwareAddr) netip.Prefix {
+	if len(mac) != 6 {
+		return netip.Prefix{}
+	}
+	a := [16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]}
+	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
 }

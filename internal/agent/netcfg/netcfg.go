@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -233,9 +234,13 @@ func quiet(name string) {
 	}
 }
 
-// addresses takes away the global addresses that are not wanted and adds
-// those that are missing.
+// addresses takes away the addresses that are not wanted and adds those that
+// are missing. A link-local one that belongs to another MAC is a template's,
+// and so another clone's too.
 func (s *socket) addresses(index int, c Config) error {
+	want := []netip.Prefix{c.IPv4, c.IPv6}
+	mac, _ := net.ParseMAC(c.MAC)
+	own := linkLocal(mac)
 	have := map[netip.Prefix]bool{}
 	var stale []netip.Prefix
 	dump := newMessage(unix.RTM_GETADDR, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfAddrmsg))
@@ -243,14 +248,18 @@ func (s *socket) addresses(index int, c Config) error {
 		if r.kind != unix.RTM_NEWADDR {
 			return nil
 		}
-		i, p, global, err := addrOf(r.body)
-		if err != nil || i != index || !global {
+		i, p, err := addrOf(r.body)
+		if err != nil || i != index {
 			return err
 		}
-		if p == c.IPv4 || p == c.IPv6 {
+		switch {
+		case slices.Contains(want, p), p == own:
 			have[p] = true
-		} else {
+		case !p.Addr().IsLinkLocalUnicast():
 			stale = append(stale, p)
+		case p.Addr().Is6() && own.IsValid():
+			stale = append(stale, p)
+			want = append(want, own)
 		}
 		return nil
 	})
@@ -262,13 +271,14 @@ func (s *socket) addresses(index int, c Config) error {
 			return fmt.Errorf("remove address %s: %w", p, err)
 		}
 	}
-	for _, p := range []netip.Prefix{c.IPv4, c.IPv6} {
+	for _, p := range want {
 		if !p.IsValid() || have[p] {
 			continue
 		}
 		if err := s.ask(addrMessage(unix.RTM_NEWADDR, index, p), nil); err != nil {
 			return fmt.Errorf("add address %s: %w", p, err)
 		}
+		have[p] = true
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package netcfg
 import (
 	"bytes"
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -22,13 +23,23 @@ func TestAddrMessageReadsBackAsWritten(t *testing.T) {
 		if err != nil || len(rs) != 1 || rs[0].kind != unix.RTM_NEWADDR || rs[0].seq != 3 {
 			t.Fatalf("%s: %v, %v", s, rs, err)
 		}
-		index, got, global, err := addrOf(rs[0].body)
-		if err != nil || index != 7 || got != want || !global {
-			t.Errorf("%s: read back as %d %v %v, %v", s, index, got, global, err)
+		index, got, err := addrOf(rs[0].body)
+		if err != nil || index != 7 || got != want {
+			t.Errorf("%s: read back as %d %v, %v", s, index, got, err)
 		}
 		if want.Addr().Is6() != (rs[0].body[2]&unix.IFA_F_NODAD != 0) {
 			t.Errorf("%s: duplicate address detection flag is wrong", s)
 		}
+	}
+}
+
+func TestLinkLocalFollowsTheMAC(t *testing.T) {
+	got := linkLocal(net.HardwareAddr{0x52, 0x54, 0, 0, 0, 1})
+	if got.String() != "fe80::5054:ff:fe00:1/64" || linkLocal(nil).IsValid() {
+		t.Errorf("got %v", got)
+	}
+	if b := addrMessage(unix.RTM_NEWADDR, 1, got).finish(1); b[headerLen+3] != unix.RT_SCOPE_LINK {
+		t.Error("its scope is not the link")
 	}
 }
 
@@ -96,7 +107,7 @@ func FuzzMessagesFromTheKernel(f *testing.F) {
 			return
 		}
 		for _, r := range rs {
-			_, _, _, _ = addrOf(r.body)
+			_, _, _ = addrOf(r.body)
 			_, _ = attrs(r.body)
 		}
 	})

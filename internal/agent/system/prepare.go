@@ -85,7 +85,7 @@ func rehearseTCP(ctx context.Context) error {
 	go func() {
 		conn, err := l.Accept()
 		if err == nil {
-			_, err = io.Copy(conn, conn)
+			_, err = io.Copy(io.Discard, conn)
 			conn.Close()
 		}
 		accepted <- err

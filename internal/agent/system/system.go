@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/banger-dev/banger/internal/agent"
 	"github.com/banger-dev/banger/internal/agent/boot"
 	"github.com/banger-dev/banger/internal/agent/disks"
 	"github.com/banger-dev/banger/internal/agent/identity"
@@ -58,10 +57,7 @@ type System struct {
 	identity sync.Mutex // one identity at a time
 }
 
-var (
-	_ agent.System = (*System)(nil)
-	_ PID1         = (*boot.Control)(nil)
-)
+var _ PID1 = (*boot.Control)(nil)
 
 // New makes the system of the guest that control's boot brought up. life
 // bounds what outlasts a call; version gives the agent's.
