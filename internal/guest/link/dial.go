@@ -37,6 +37,9 @@ var ErrGreeting = errors.New("bad answer to CONNECT")
 // Dial connects to an endpoint and synchronises with the guest behind it. A
 // guest that is not there yet is waited for until ctx ends.
 func Dial(ctx context.Context, kind, path string, port uint32, stall time.Duration) (*Conn, error) {
+	if kind != Serial && kind != Vsock && kind != Unix {
+		return nil, fmt.Errorf("unknown kind of endpoint %q", kind)
+	}
 	pause, patience := firstPause, firstSync
 	for {
 		conn, err := dialOnce(ctx, kind, path, port, stall, patience)
@@ -66,16 +69,11 @@ func dialOnce(ctx context.Context, kind, path string, port uint32, stall, patien
 	if err != nil {
 		return nil, err
 	}
-	switch kind {
-	case Serial, Unix:
-	case Vsock:
+	if kind == Vsock {
 		if err := greet(ctx, c, port); err != nil {
 			c.Close()
 			return nil, err
 		}
-	default:
-		c.Close()
-		return nil, fmt.Errorf("unknown kind of endpoint %q", kind)
 	}
 	return Host(ctx, c, kind == Serial, stall)
 }
