@@ -25,8 +25,12 @@ const markerPrefix = "banger-vm:"
 // String is the argument, "banger-vm:ID:DIR".
 func (m Marker) String() string { return markerPrefix + m.VM + ":" + m.Dir }
 
-// ParseMarker reads an argument that String made; ok is false for any other.
+// ParseMarker reads an argument that String made, by itself or as the value of
+// an option ("guest=banger-vm:…"); ok is false for any other.
 func ParseMarker(arg string) (m Marker, ok bool) {
+	if key, value, found := strings.Cut(arg, "="); found && !strings.Contains(key, ":") {
+		arg = value
+	}
 	rest, ok := strings.CutPrefix(arg, markerPrefix)
 	if !ok {
 		return Marker{}, false

@@ -32,10 +32,10 @@ func TestMain(m *testing.M) {
 	case "stubborn": // ignores SIGTERM, says when it does
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("ready")
-		select {}
+		linger()
 	case "meek":
 		fmt.Println("ready")
-		select {}
+		linger()
 	case "parent": // starts a process, names it, and ends
 		p, err := proc.Start(helper("meek"))
 		if err != nil {
@@ -62,6 +62,13 @@ func TestMain(m *testing.M) {
 		fmt.Printf("%d %d %s %q %v %s\n", lim.Max, len(os.Environ()), wd, extra[:n], sid == os.Getpid(), strings.Join(os.Args[1:], "|"))
 	}
 	os.Exit(0)
+}
+
+// linger stays until it is killed. (select{} would be called a deadlock.)
+func linger() {
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 func helper(mode string, args ...string) proc.Cmd {
@@ -295,6 +302,15 @@ func TestParseMarkerRefuses(t *testing.T) {
 	for _, arg := range []string{"", "banger-vm:", "banger-vm:a", "banger-vm::/x", "banger-vm:a:relative", "x banger-vm:a:/x"} {
 		if m, ok := proc.ParseMarker(arg); ok {
 			t.Errorf("%q was read as %+v", arg, m)
+		}
+	}
+}
+
+func TestParseMarkerTakesAnOptionsValue(t *testing.T) {
+	m := proc.Marker{VM: "a", Dir: "/x=y/z"}
+	for _, arg := range []string{m.String(), "guest=" + m.String()} {
+		if got, ok := proc.ParseMarker(arg); !ok || got != m {
+			t.Errorf("%q was read as %+v, %v", arg, got, ok)
 		}
 	}
 }

@@ -11,10 +11,10 @@ import (
 	"github.com/banger-dev/banger/internal/hypervisor"
 )
 
-// clones is the sequence that templates, snapshots and forks are made of:
+// Clones is the sequence that templates, snapshots and forks are made of:
 // template, clone, second clone, fork of a clone, fork of that fork, and a
 // save of a machine with RAM of its own.
-func (s Subject) clones(t *testing.T) {
+func (s Subject) Clones(t *testing.T) {
 	host, err := s.New(t).Probe(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -42,12 +42,12 @@ func Run(t *testing.T, s Subject) {
 		t.Fatalf("this host cannot run the suite: %v (hint: %s)", err, errs.HintOf(err))
 	}
 	t.Logf("%s %s, %s; TSC %d kHz; %s", host.Driver, host.Version, host.Accelerator, host.TSCkHz, host.WhyNotKVM)
-	t.Run("Life", s.life)
+	t.Run("Life", s.Life)
 	t.Run("Adoption", s.adoption)
 	t.Run("Ends", s.ends)
 	t.Run("Refusals", s.refusals)
 	t.Run("FailedStart", s.failedStart)
-	t.Run("Clones", s.clones)
+	t.Run("Clones", s.Clones)
 }
 
 // Spec is a machine of the suite in directories of its own.
@@ -133,9 +133,9 @@ func awaitEnd(t testing.TB, m hypervisor.Machine, limit time.Duration) hyperviso
 	return x
 }
 
-// life is one machine from start to power-off: what the guest sees is what was
+// Life is one machine from start to power-off: what the guest sees is what was
 // asked for, and every capability does what it says.
-func (s Subject) life(t *testing.T) {
+func (s Subject) Life(t *testing.T) {
 	d := s.New(t)
 	spec := s.Spec(t, "life")
 	spec.CPUs, spec.Memory = 2, 512*mib

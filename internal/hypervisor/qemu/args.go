@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/banger-dev/banger/internal/hypervisor"
+	"github.com/banger-dev/banger/internal/proc"
 )
 
 // files are the open files that QEMU is given, with the descriptor numbers
@@ -65,7 +66,9 @@ func cmdline(spec hypervisor.Spec, host hypervisor.Host) string {
 func arguments(spec hypervisor.Spec, host *found, h handles) []string {
 	mem := spec.Memory >> 20
 	machine := "microvm,rtc=on,x-option-roms=off"
-	args := []string{"-name", spec.ID, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"}
+	// The marker is argv[0] too, but a QEMU behind a script loses that.
+	name := "guest=" + strings.ReplaceAll(marker(spec), ",", ",,")
+	args := []string{"-name", name, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"}
 	add := func(a ...string) { args = append(args, a...) }
 	add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	if host.Accelerator == hypervisor.KVM {
@@ -93,6 +96,9 @@ func arguments(spec hypervisor.Spec, host *found, h handles) []string {
 	}
 	return args
 }
+
+// marker is by what the machine's process is found without a Ref.
+func marker(spec hypervisor.Spec) string { return proc.Marker{VM: spec.ID, Dir: spec.Dir}.String() }
 
 // codeBuffer is the bound of the translation buffer in bytes, 0 under KVM.
 func codeBuffer(spec hypervisor.Spec, acc hypervisor.Accelerator) int64 {

@@ -323,9 +323,8 @@ const openFiles = 1024
 
 // command is what is started for spec.
 func (p *prepared) command(spec hypervisor.Spec, host *found, launcher []string) (proc.Cmd, error) {
-	marker := proc.Marker{VM: spec.ID, Dir: spec.Dir}.String()
 	ls := launch.Spec{
-		Path: host.Binary, Args: append([]string{marker}, arguments(spec, host, p.h)...),
+		Path: host.Binary, Args: append([]string{marker(spec)}, arguments(spec, host, p.h)...),
 		Env: []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}, Readable: true,
 		Rlimits: []proc.Rlimit{{Resource: unix.RLIMIT_CORE, Value: 0}, {Resource: unix.RLIMIT_NOFILE, Value: openFiles}},
 	}
@@ -335,7 +334,7 @@ func (p *prepared) command(spec hypervisor.Spec, host *found, launcher []string)
 	if u := spec.User; u != nil {
 		ls.Credential = &proc.Credential{UID: u.UID, GID: u.GID, Groups: p.groups}
 	}
-	cmd, err := launch.Command(launcher, marker, ls, p.files.list)
+	cmd, err := launch.Command(launcher, marker(spec), ls, p.files.list)
 	if err != nil {
 		return proc.Cmd{}, fmt.Errorf("start QEMU: %w", err)
 	}

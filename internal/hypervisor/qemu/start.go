@@ -158,8 +158,9 @@ func (m *machine) reach(ctx context.Context) error {
 		var name struct {
 			Name string `json:"name"`
 		}
-		if err = c.Execute(ctx, "query-name", nil, &name); err == nil && name.Name != m.ref.ID {
-			err = fmt.Errorf("its control socket is another machine's, %.40q", name.Name)
+		err = c.Execute(ctx, "query-name", nil, &name)
+		if mark, ok := proc.ParseMarker(name.Name); err == nil && (!ok || mark.VM != m.ref.ID) {
+			err = fmt.Errorf("its control socket is another machine's, %.80q", name.Name)
 		}
 	}
 	if err == nil {
