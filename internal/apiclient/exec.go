@@ -128,12 +128,14 @@ func (x *execution) mend(ctx context.Context, cause error) (*bangerv1.ExecExit, 
 		_, err := x.c.Reconnect(ctx)
 		if err == nil {
 			before := x.connections()
-			exit, cerr := x.connection(ctx, true)
+			// a start that may never have arrived is sent again: the same id
+			// is the same command, so nothing runs twice
+			exit, cerr := x.connection(ctx, x.everStarted())
 			if exit != nil || x.connections() != before {
-				return exit, cerr // it had been attached; the caller judges
+				return exit, cerr // it was attached; the caller judges
 			}
-			if err = cerr; errs.CodeOf(err) == "exec_not_found" && !x.everStarted() {
-				return x.connection(ctx, false)
+			if err = cerr; errs.Is(err, errs.NotFound) && x.everStarted() {
+				return nil, errs.New(errs.Unavailable, "exec_lost", "the command was lost with the connection").WithHint("banger ps -a; banger events").Because(err)
 			}
 		}
 		if x.isAborted() {

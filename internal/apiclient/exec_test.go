@@ -122,7 +122,7 @@ func TestNoByteIsLostOrDoubledWhenTheConnectionBreaks(t *testing.T) {
 			if !bytes.Equal(out.Bytes(), in) {
 				t.Errorf("%d bytes went in, %d others came back", len(in), out.Len())
 			}
-			if lost == 0 || d.attach < lost || d.starts != 1 {
+			if lost == 0 || d.attach == 0 || d.starts != 1 {
 				t.Errorf("lost %d times, attached %d times, started %d times", lost, d.attach, d.starts)
 			}
 		})
@@ -152,7 +152,7 @@ func TestACommandThatTheGuestForgotIsAnError(t *testing.T) {
 			d.cut()
 		},
 	})
-	if errs.CodeOf(err) != "exec_not_found" {
+	if errs.CodeOf(err) != "exec_lost" {
 		t.Errorf("%v", err)
 	}
 }

@@ -229,7 +229,7 @@ func (d *fakeDaemon) find(first *bangerv1.ExecRequest) (*fakeExec, uint64, uint6
 		}
 		e := d.execs[a.GetId()]
 		if e == nil {
-			return nil, 0, 0, failure(errs.New(errs.NotFound, "exec_not_found", "no such command"))
+			return nil, 0, 0, failure(errs.New(errs.NotFound, "no_command", "no such command"))
 		}
 		return e, a.GetStdoutOffset(), a.GetStderrOffset(), nil
 	}
@@ -239,6 +239,9 @@ func (d *fakeDaemon) find(first *bangerv1.ExecRequest) (*fakeExec, uint64, uint6
 			c.Close()
 		}
 		return nil, 0, 0, context.Canceled
+	}
+	if e := d.execs[first.GetStart().GetId()]; e != nil {
+		return e, 0, 0, nil // the same id is the same command
 	}
 	d.starts++
 	e := d.make(first.GetStart())
