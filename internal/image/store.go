@@ -57,6 +57,10 @@ type origin struct {
 // Open opens the store below dir, making it (0700) when it is missing. The
 // first source that has a name makes it.
 func Open(dir string, sources ...Source) (*Store, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, classify(err, "open the image store")
+	}
 	s := &Store{dir: dir, sources: sources, entries: map[string]origin{}}
 	for _, d := range []string{dir, filepath.Join(dir, dirDigests), filepath.Join(dir, dirNames)} {
 		if err := os.MkdirAll(d, 0o700); err != nil {

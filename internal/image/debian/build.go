@@ -157,6 +157,9 @@ func (m Mirror) files(r *Recipe) []tarcheck.File {
 	const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 	mtime := time.Unix(r.Epoch, 0)
 	files := []tarcheck.File{{Name: "etc/apt/sources.list", Mode: 0o644, ModTime: mtime, Data: []byte(m.lines(r, keyring, true))}}
+	if len(r.Extra) > 0 {
+		files = append(files, tarcheck.File{Name: "etc/apt/preferences.d/banger", Mode: 0o644, ModTime: mtime, Data: []byte(r.pins())})
+	}
 	if len(r.Exclude.Paths) > 0 {
 		var b strings.Builder
 		b.WriteString("# What this image goes without; remove the file to get it with later installs.\n")

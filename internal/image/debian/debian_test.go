@@ -76,7 +76,7 @@ func TestDrop(t *testing.T) {
 		"var/log/dpkg.log": true, "var/cache/apt/pkgcache.bin": true, "etc/apt/sources.list.d/x.list": true, "etc/apt/auth.conf.d/a.conf": true,
 		"etc/systemd/system/multi-user.target.wants/docker.service": true, "etc/systemd/system/sockets.target.wants/docker.socket": false,
 		"usr/lib/systemd/system/docker.service": false, "var/lib/dpkg/status": false, "var/lib/dpkg/status-old": true, "etc/passwd": false,
-		"tmp/x": true, "devel/x": false, "etc/apt/preferences.d/banger-debian-bookworm": false,
+		"tmp/x": true, "devel/x": false, "etc/apt/preferences.d/pins": true, "etc/apt/apt.conf.d/00banger-build": true, "etc/apt/apt.conf.d/70debconf": false,
 	} {
 		if got := r.drop(name, false); got != want {
 			t.Errorf("%s: dropped %v", name, got)
@@ -249,7 +249,7 @@ func TestCredentialsStayOut(t *testing.T) {
 	if s := strings.Join(argv, " "); strings.Contains(s, "secret") {
 		t.Errorf("on the command line: %s", s)
 	}
-	if st, err := os.Stat(filepath.Join(b.work, "apt.conf")); err != nil || st.Mode() != 0o600 {
+	if st, err := os.Stat(filepath.Join(b.work, buildConf)); err != nil || st.Mode() != 0o600 {
 		t.Errorf("%v, %v", st, err)
 	}
 	if got := Scrub("Err:1 https://u:secret@m/x 'http://a@b' plain@text"); got != "Err:1 https://m/x 'http://b' plain@text" {

@@ -168,34 +168,35 @@ func (b *bootstrap) explain(err error) error {
 	return errs.New(errs.Unavailable, "mmdebstrap_failed", "cannot make image %q: %s", b.recipe.Name, why).Because(err)
 }
 
+// buildConf is apt's configuration while the image is made.
+const buildConf = "00banger-build"
+
 // argv is mmdebstrap's command line. Addresses of mirrors and proxies are not
 // on it, since they may carry credentials: they go in by standard input and in
 // files that only this user can read.
 func (b *bootstrap) argv() ([]string, error) {
 	r := b.recipe
-	apt := append([]string{`APT::Install-Recommends "false"`, `Acquire::Languages "none"`, `Acquire::Retries "3"`}, b.aptOpts...)
-	dpkg := []string{"force-unsafe-io"}
+	argv := []string{"--mode=" + b.mode, "--variant=apt", "--format=tar", "--verbose",
+		"--components=" + strings.Join(r.Components, ","), "--include=" + strings.Join(r.allPackages(), ","), "--dpkgopt=force-unsafe-io"}
 	for _, p := range r.Exclude.Paths {
-		dpkg = append(dpkg, "path-exclude="+p)
+		argv = append(argv, "--dpkgopt=path-exclude="+p)
 	}
 	for _, p := range r.Exclude.Keep {
-		dpkg = append(dpkg, "path-include="+p)
+		argv = append(argv, "--dpkgopt=path-include="+p)
 	}
-	aptFile, dpkgFile := filepath.Join(b.work, "apt.conf"), filepath.Join(b.work, "dpkg.cfg")
-	err := errors.Join(os.WriteFile(aptFile, []byte(strings.Join(apt, ";\n")+";\n"), 0o600),
-		os.WriteFile(dpkgFile, []byte(strings.Join(dpkg, "\n")+"\n"), 0o600))
-	if err != nil {
+	copyIn := func(name, text, dir string) error {
+		p := filepath.Join(b.work, name)
+		argv = append(argv, "--setup-hook=copy-in "+shellQuote(p)+" "+dir)
+		return os.WriteFile(p, []byte(text), 0o600)
+	}
+	apt := append([]string{`APT::Install-Recommends "false"`, `Acquire::Languages "none"`, `Acquire::Retries "3"`}, b.aptOpts...)
+	if err := copyIn(buildConf, strings.Join(apt, ";\n")+";\n", "/etc/apt/apt.conf.d"); err != nil {
 		return nil, err
 	}
-	argv := []string{"--mode=" + b.mode, "--variant=apt", "--format=tar", "--verbose",
-		"--components=" + strings.Join(r.Components, ","), "--aptopt=" + aptFile, "--dpkgopt=" + dpkgFile,
-		"--include=" + strings.Join(r.allPackages(), ",")}
 	if len(r.Extra) > 0 {
-		pins := filepath.Join(b.work, "banger-"+r.Name)
-		if err := os.WriteFile(pins, []byte(r.pins()), 0o644); err != nil {
+		if err := copyIn("pins", r.pins(), "/etc/apt/preferences.d"); err != nil {
 			return nil, err
 		}
-		argv = append(argv, "--setup-hook=copy-in "+shellQuote(pins)+" /etc/apt/preferences.d")
 	}
 	for _, f := range b.mirror.Auth {
 		dir := "/etc/apt"

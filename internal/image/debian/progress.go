@@ -88,7 +88,7 @@ func (p *progress) failure() string {
 	for _, mark := range []string{"dpkg: error", "E: ", "error: ", "W: "} {
 		for i := len(p.tail) - 1; i >= 0; i-- {
 			s := p.tail[i]
-			if strings.HasPrefix(s, mark) && !strings.HasPrefix(s, "E: run_chroot") && !strings.Contains(s, "failed: E:") && !strings.HasPrefix(s, "E: apt-get") && !strings.HasPrefix(s, "E: mmdebstrap failed") {
+			if strings.HasPrefix(s, mark) && !strings.HasPrefix(s, "E: run_chroot") && !strings.Contains(s, "failed: E:") && !strings.HasPrefix(s, "E: apt-get") && !strings.HasPrefix(s, "E: mmdebstrap failed") && !strings.HasPrefix(s, "E: special hook") {
 				return s
 			}
 		}

@@ -183,6 +183,11 @@ func (r *Recipe) add() []tarcheck.File {
 	for _, name := range links {
 		files = append(files, tarcheck.File{Name: tarcheck.Clean(name), Link: r.Links[name], Mode: 0o777, ModTime: mtime})
 	}
+	// nothing of /usr is newer, so no unit has to catch up at the first boot
+	stamp := fmt.Appendf(nil, "# This file keeps systemd's update units from running.\nTIMESTAMP_NSEC=%d\n", mtime.UnixNano())
+	for _, name := range []string{"etc/.updated", "var/.updated"} {
+		files = append(files, tarcheck.File{Name: name, Mode: 0o644, Data: stamp, ModTime: mtime})
+	}
 	// where the agent mounts the kernel's modules
 	return append(files, tarcheck.File{Name: "usr/lib/modules", Dir: true, Mode: 0o755, ModTime: mtime})
 }
@@ -192,7 +197,7 @@ func (r *Recipe) add() []tarcheck.File {
 // the directory.
 var leftovers = []string{
 	"dev/", "run/", "tmp/", "var/tmp/", "var/log/", "var/cache/apt/", "var/lib/apt/lists/", "var/cache/ldconfig/",
-	"etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap", "etc/apt/sources.list", "etc/apt/sources.list.d/",
+	"etc/apt/apt.conf.d/99mmdebstrap", "etc/apt/apt.conf.d/" + buildConf, "etc/apt/preferences.d/pins", "etc/dpkg/dpkg.cfg.d/99mmdebstrap", "etc/apt/sources.list", "etc/apt/sources.list.d/",
 	"etc/apt/auth.conf", "etc/apt/auth.conf.d/", "etc/.pwd.lock", "var/lib/systemd/random-seed", "var/lib/systemd/credential.secret",
 }
 

@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
+	"golang.org/x/sys/unix"
 
 	"github.com/banger-dev/banger/internal/errs"
 	"github.com/banger-dev/banger/internal/fsx"
@@ -98,8 +99,14 @@ func write(ctx context.Context, in *tarcheck.Reader, out *fsx.Temp, opts Options
 func convert(ctx context.Context, in *tarcheck.Reader, out *os.File, opts Options) error {
 	pr, pw := io.Pipe()
 	fed := make(chan error, 1)
+	ahead := &writeAhead{f: out}
 	go func() {
-		err := feed(in, pw, opts.Progress)
+		err := feed(in, pw, func(written int64) {
+			ahead.push(written)
+			if opts.Progress != nil {
+				opts.Progress(written)
+			}
+		})
 		pw.CloseWithError(err)
 		fed <- err
 	}()
@@ -142,14 +149,30 @@ func feed(in *tarcheck.Reader, w io.Writer, progress func(int64)) error {
 				return err
 			}
 		}
-		if progress != nil {
-			progress(in.Stats().Bytes)
-		}
+		progress(in.Stats().Bytes)
 	}
 	if err := tw.Close(); err != nil {
 		return err
 	}
 	return bw.Flush()
+}
+
+// writeAhead has the kernel write to disk while content still comes, so that
+// the sync at the end is short.
+type writeAhead struct {
+	f    *os.File
+	last int64
+}
+
+const writeAheadStep = 32 << 20
+
+func (w *writeAhead) push(written int64) {
+	if written-w.last < writeAheadStep {
+		return
+	}
+	w.last = written
+	// a hint: where it is not known, the sync at the end does it all
+	_ = unix.SyncFileRange(int(w.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 }
 
 // ctxReader ends with ctx.
