@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -213,12 +214,19 @@ func forkInto(group *os.File, path string, argv []string, attr *syscall.ProcAttr
 		return nil, err
 	}
 	p := &process{pid: pid}
+	spareNobody(pid)
 	if pidfd >= 0 {
 		// Where it cannot be polled, waiting takes a thread.
 		unix.SetNonblock(pidfd, true)
 		p.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
 	}
 	return p, nil
+}
+
+// spareNobody takes from a command what it inherited of the agent's shelter:
+// when memory runs out the agent goes last, what it started does not.
+func spareNobody(pid int) {
+	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("0"), 0)
 }
 
 // wait waits for the process without keeping a thread, where it can, and reaps it.
