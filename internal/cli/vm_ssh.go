@@ -75,7 +75,7 @@ func runVMSSH(ctx context.Context, a *app, o sshOptions) error {
 func sshArgv(s *bangerv1.SSHResponse, self string, quiet bool, argv []string) []string {
 	out := []string{"ssh", "-F", "none"}
 	opt := func(k, v string) { out = append(out, "-o", k+"="+v) }
-	opt("ProxyCommand", "exec "+proxyCommand(self, s.GetVm()))
+	opt("ProxyCommand", proxyCommand(self, s.GetVm()))
 	opt("IdentityFile", sshValue(s.GetKeyPath()))
 	opt("IdentitiesOnly", "yes")
 	opt("UserKnownHostsFile", sshValue(s.GetKnownHosts()))
