@@ -108,7 +108,7 @@ func (c *Client) Connect(ctx context.Context) (*bangerv1.InfoResponse, error) {
 // Reconnect is Connect for a client whose daemon went away.
 func (c *Client) Reconnect(ctx context.Context) (*bangerv1.InfoResponse, error) {
 	info, err := c.ask(ctx)
-	if err != nil && silent(err) {
+	if err != nil && Lost(err) {
 		info, err = c.startAndAsk(ctx, err)
 	}
 	if err != nil {
@@ -131,10 +131,6 @@ func (c *Client) ask(ctx context.Context) (*bangerv1.InfoResponse, error) {
 	return resp.Msg, nil
 }
 
-// silent says that nothing listens on the socket (as against: something
-// listens and fails).
-func silent(err error) bool { return errs.CodeOf(err) == codeNotRunning }
-
 func (c *Client) startAndAsk(ctx context.Context, cause error) (*bangerv1.InfoResponse, error) {
 	if c.o.Start == nil {
 		return nil, cause
@@ -154,7 +150,7 @@ func (c *Client) startAndAsk(ctx context.Context, cause error) (*bangerv1.InfoRe
 		if err == nil {
 			return info, nil
 		}
-		if !silent(err) && ctx.Err() == nil {
+		if !Lost(err) && ctx.Err() == nil {
 			return nil, err
 		}
 		select {

@@ -97,6 +97,12 @@ type statusError int
 
 func (s statusError) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
+// lookup gives a variable of this process, if it is set and not empty.
+func (a *app) lookup(name string) (string, bool) {
+	v := a.p.Getenv(name)
+	return v, v != ""
+}
+
 // layout is where this user's daemon keeps things.
 func (a *app) layout() (paths.Layout, error) {
 	l, err := paths.FromEnv(a.p.UID, a.p.Getenv)

@@ -33,7 +33,7 @@ type verbSchema struct {
 	Summary  string       `json:"summary" doc:"one sentence"`
 	Usage    string       `json:"usage" doc:"arguments"`
 	Examples []string     `json:"examples" doc:"that work when pasted"`
-	Effect   effect       `json:"effect" doc:"read: changes nothing; idempotent: twice is as once; other"`
+	Effect   effect       `json:"effect" doc:"read: changes nothing; idempotent: doing it again changes nothing more; other"`
 	Daemon   bool         `json:"daemon" doc:"whether the daemon is started for it"`
 	Passes   bool         `json:"passes_status" doc:"whether the exit status is that of a command in the VM"`
 	Hidden   bool         `json:"hidden,omitempty" doc:"meant for other programs"`

@@ -32,6 +32,7 @@ type sessionFlags struct {
 	tty, noTTY  bool
 	noStdin     bool
 	noToolchain bool
+	vars        []*bangerv1.EnvVar // of env, once checked
 }
 
 func (o *sessionFlags) add(fs *pflag.FlagSet) {
@@ -56,7 +57,9 @@ func (o *sessionFlags) check(a *app) error {
 	case o.cwd != "" && !strings.HasPrefix(o.cwd, "/"):
 		return usage("--cwd %q is not an absolute path of the guest", o.cwd).WithHint("for example: --cwd /root")
 	}
-	return nil
+	var err error
+	o.vars, err = parseEnv(o.env, a.lookup)
+	return err
 }
 
 // wantsTTY decides whether the command gets a terminal.
@@ -78,14 +81,10 @@ type command struct {
 // runSession runs a command in a VM, joined to this process's standard files,
 // and returns its status as a statusError.
 func runSession(ctx context.Context, a *app, c *apiclient.Client, o *sessionFlags, cmd command) error {
-	env, err := parseEnv(o.env, func(k string) (string, bool) { v := a.p.Getenv(k); return v, v != "" })
-	if err != nil {
-		return err
-	}
 	s := &session{a: a, term: &terminal{in: a.p.In, out: a.p.Out}, tty: o.wantsTTY(a),
 		signals: make(chan string, 16), resize: make(chan *bangerv1.WindowSize, 1), abort: make(chan error, 1)}
 	start := &bangerv1.ExecStart{
-		Vm: cmd.vm.GetId(), Id: apiclient.NewExecID(), Argv: cmd.argv, Env: env, Cwd: o.cwd, Shell: len(cmd.argv) == 0,
+		Vm: cmd.vm.GetId(), Id: apiclient.NewExecID(), Argv: cmd.argv, Env: o.vars, Cwd: o.cwd, Shell: len(cmd.argv) == 0,
 		Tty: s.tty, Stdin: !o.noStdin, Timeout: o.timeout.proto(), ReleaseVm: cmd.release, NoToolchain: o.noToolchain,
 	}
 	if s.tty {

@@ -10,7 +10,7 @@ type effect string
 
 const (
 	effectRead       effect = "read"       // changes nothing
-	effectIdempotent effect = "idempotent" // twice is as once
+	effectIdempotent effect = "idempotent" // doing it again changes nothing more
 	effectOther      effect = "other"
 )
 

@@ -58,7 +58,7 @@ func (o *createOptions) parse(a *app, cmd *cobra.Command) error {
 	if o.request, err = o.spec.request(fs); err != nil {
 		return err
 	}
-	env, err := parseEnv(o.env, func(k string) (string, bool) { v := a.p.Getenv(k); return v, v != "" })
+	env, err := parseEnv(o.env, a.lookup)
 	if err != nil {
 		return err
 	}
