@@ -75,7 +75,7 @@ func (m *Maker) Make(ctx context.Context, path string, size int64, label string)
 }
 
 // blank gives the path of a formatted disk in the cache, making it if needed.
-func (m *Maker) blank(ctx context.Context, size int64, label string) (string, error) {
+func (m *Maker) blank(ctx context.Context, size int64, label string) (path string, err error) {
 	if err := os.MkdirAll(m.Cache, 0o700); err != nil {
 		return "", classify(err, m.Cache)
 	}
@@ -88,7 +88,7 @@ func (m *Maker) blank(ctx context.Context, size int64, label string) (string, er
 	if err != nil {
 		return "", classify(err, m.Cache)
 	}
-	defer lock.Unlock()
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
 	if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() && st.Size() == size {
 		return p, nil // another made it meanwhile
 	}

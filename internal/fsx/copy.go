@@ -80,16 +80,16 @@ func copyData(ctx context.Context, in, out *os.File, size int64) error {
 	}
 	for off := int64(0); off < size; {
 		start, err := unix.Seek(int(in.Fd()), off, unix.SEEK_DATA)
-		if err == unix.ENXIO {
+		if errors.Is(err, unix.ENXIO) {
 			return nil // only a hole is left
 		}
 		end := size
-		switch err {
-		case nil:
+		switch {
+		case err == nil:
 			if end, err = unix.Seek(int(in.Fd()), start, unix.SEEK_HOLE); err != nil {
 				return &os.PathError{Op: "seek", Path: in.Name(), Err: err}
 			}
-		case unix.EINVAL: // no holes on this file system
+		case errors.Is(err, unix.EINVAL): // no holes on this file system
 			start = off
 		default:
 			return &os.PathError{Op: "seek", Path: in.Name(), Err: err}
@@ -110,9 +110,9 @@ func copyRange(ctx context.Context, in, out *os.File, off, end int64) error {
 		roff, woff := off, off
 		n, err := unix.CopyFileRange(int(in.Fd()), &roff, int(out.Fd()), &woff, int(min(end-off, copyChunk)), 0)
 		switch {
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 			continue
-		case err == unix.EXDEV || err == unix.EINVAL || err == unix.ENOSYS || err == unix.EOPNOTSUPP || (err == nil && n == 0):
+		case cannotCopyRange(err) || (err == nil && n == 0):
 			m, err := io.CopyN(io.NewOffsetWriter(out, off), io.NewSectionReader(in, off, end-off), min(end-off, copyChunk))
 			if err != nil {
 				return fmt.Errorf("copy %s: %w", in.Name(), err)
@@ -124,4 +124,10 @@ func copyRange(ctx context.Context, in, out *os.File, off, end int64) error {
 		off += int64(n)
 	}
 	return nil
+}
+
+// cannotCopyRange says that the kernel does not copy between these files by
+// itself.
+func cannotCopyRange(err error) bool {
+	return errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP)
 }

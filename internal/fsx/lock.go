@@ -52,14 +52,14 @@ func TryLock(path string) (*FileLock, error) {
 	}
 	for {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
-	switch err {
-	case nil:
+	switch {
+	case err == nil:
 		return &FileLock{f: f}, nil
-	case unix.EWOULDBLOCK:
+	case errors.Is(err, unix.EWOULDBLOCK):
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, ErrLocked), f.Close())
 	}
 	return nil, errors.Join(&os.PathError{Op: "flock", Path: path, Err: err}, f.Close())

@@ -38,7 +38,7 @@ func (s *Store) pull(ctx context.Context, o origin, force bool, r op.Reporter) (
 	}
 	if free, err := fsx.FreeSpace(s.dir); err == nil && free < o.Need {
 		return Image{}, errs.New(errs.Exhausted, "disk_full", "cannot make image %q: %.1fG free in %s, %.1fG needed", o.Name, gib(free), s.dir, gib(o.Need)).
-			WithHint("free space there (df -h %s), or: banger image prune", s.dir)
+			WithHint("free space there: df -h %s", s.dir)
 	}
 	tmp, err := os.MkdirTemp(s.dir, workPrefix+o.Name+".")
 	if err != nil {
@@ -160,7 +160,7 @@ func verify(rootfs string, m Manifest, stop func() error) error {
 			err = serr
 		}
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = nil
 	}
 	if err := errors.Join(err, f.Close()); err != nil {

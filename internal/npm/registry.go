@@ -3,6 +3,7 @@ package npm
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
@@ -61,7 +62,7 @@ func (f Finder) Find(ctx context.Context, scope string) (string, error) {
 		}
 	}
 	return "", errs.New(errs.Unavailable, "npm_registry_unknown", "no npm registry is configured on this host").
-		WithHint("export %s=URL", EnvRegistry)
+		WithHint("echo registry=URL >>~/.npmrc")
 }
 
 // parseNPMRC gives the registry of a scope, else the general one, else "".
@@ -101,8 +102,12 @@ func askNPM(ctx context.Context, bin string) (string, error) {
 		return "", err
 	}
 	v := strings.TrimSpace(out.String())
-	if u, err := url.Parse(v); err != nil || u.Host == "" {
-		return "", nil
+	u, err := url.Parse(v)
+	if err != nil {
+		return "", err
+	}
+	if u.Host == "" {
+		return "", fmt.Errorf("npm names no registry: %q", v)
 	}
 	return v, nil
 }

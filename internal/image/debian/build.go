@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +28,9 @@ const (
 	NeedBuild = 3 << 30
 	NeedImage = 2 << 30
 )
+
+// architecture is the one that recipes are written for.
+const architecture = "amd64"
 
 // Source makes images from recipes. It implements image.Source.
 type Source struct {
@@ -61,6 +65,9 @@ func (s *Source) Entries() ([]image.Entry, error) {
 // mmdebstrap_missing, unshare_missing, mmdebstrap_failed, debian_mirror,
 // disk_full, and tarcheck's.
 func (s *Source) Make(ctx context.Context, name, dst, work string, rep op.Reporter) (_ image.Manifest, err error) {
+	if runtime.GOARCH != architecture {
+		return image.Manifest{}, errs.New(errs.Unsupported, "image_architecture", "cannot make image %q here: it is for %s, this host is %s", name, architecture, runtime.GOARCH)
+	}
 	r, err := Load(s.Recipes, name)
 	if err != nil {
 		return image.Manifest{}, err
@@ -143,7 +150,7 @@ func firstCause(ran, wrote error) error {
 
 func (s *Source) describe(r *Recipe, info ext4.Info, packages []image.Package, notes []string) image.Manifest {
 	m := image.Manifest{
-		Schema: 1, Name: r.Name, Digest: info.Digest, Size: info.Size, Used: info.Bytes, Architecture: "amd64", OS: r.OS,
+		Schema: 1, Name: r.Name, Digest: info.Digest, Size: info.Size, Used: info.Bytes, Architecture: architecture, OS: r.OS,
 		Kernel: r.Kernel, Source: "recipe:" + r.Name, Created: time.Now().UTC().Format(time.RFC3339), Packages: packages, Notes: notes,
 	}
 	if info.Has(r.Init) || info.Has("/usr"+r.Init) {

@@ -48,7 +48,7 @@ func FindMirror(root string, getenv func(string) string) (Mirror, error) {
 	}
 	if m.Main == "" {
 		return Mirror{}, errs.New(errs.Unsupported, "debian_mirror_unknown", "cannot tell where to get Debian packages: this host's apt has no Debian sources").
-			WithHint("name an archive: export %s='http://MIRROR/debian http://MIRROR/debian-security'", EnvMirror)
+			WithHint("name an archive: export %s='http://MIRROR/debian http://MIRROR/debian-security'; banger daemon stop", EnvMirror)
 	}
 	for _, k := range []string{"debian-archive-keyring.gpg", "debian-archive-keyring.pgp"} {
 		if p := filepath.Join(root, "usr/share/keyrings", k); isFile(p) {

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
@@ -132,7 +133,7 @@ func feed(in *tarcheck.Reader, w io.Writer, progress func(int64)) error {
 	buf := make([]byte, 256<<10)
 	for {
 		h, err := in.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -191,7 +192,7 @@ func (r *ctxReader) Read(p []byte) (int, error) {
 func classify(err error, dst string) error {
 	if fsx.IsFull(err) {
 		return errs.New(errs.Exhausted, "disk_full", "no space left for image %s", dst).
-			WithHint("free space on that file system, or: banger image prune").Because(err)
+			WithHint("free space on that file system: df -h %s", filepath.Dir(dst)).Because(err)
 	}
 	return err
 }

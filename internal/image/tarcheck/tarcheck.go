@@ -104,7 +104,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 	}
 	n, err := r.tr.Read(p)
 	r.tap(p[:n])
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = broken(err)
 	}
 	return n, err
@@ -135,7 +135,7 @@ func (r *Reader) Next() (*tar.Header, error) {
 func (r *Reader) raw() (*tar.Header, error) {
 	for r.ed == nil || !r.ed.adding {
 		h, err := r.tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

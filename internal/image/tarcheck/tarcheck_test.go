@@ -56,7 +56,7 @@ func read(r *tarcheck.Reader) ([]string, error) {
 	var got []string
 	for {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return got, nil
 		}
 		if err != nil {

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # The tools that mise installed come first, in every shell.
 case ":$PATH:" in
 *:/root/.local/share/mise/shims:*) ;;
@@ -14,7 +15,7 @@ if [ -n "${BASH_VERSION:-}" ] && [ -n "${PS1:-}" ] && command -v mise >/dev/null
       eval "$(mise activate bash)"
       break
     fi
-    [ "$banger_dir" != / ] && [ -n "$banger_dir" ] || break
+    case $banger_dir in / | "") break ;; esac
     banger_dir=$(dirname "$banger_dir")
   done
   unset banger_dir
