@@ -98,7 +98,7 @@ func (r *reader) leave(why error) {
 	r.e.changed.Broadcast()
 	r.e.mu.Unlock()
 	if why != nil {
-		r.st.SetWriteDeadline(time.Now().Add(lastWords))
+		_ = r.st.SetWriteDeadline(time.Now().Add(lastWords))
 		refuse(r.st, why)
 	}
 	r.st.Close()
@@ -200,7 +200,7 @@ func (r *reader) receive() error {
 	for {
 		kind, body, err := wire.ReadMessage(r.st)
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // the reader has left, whichever way
 		}
 		var in wire.ExecInput
 		if kind != wire.KindItem {
@@ -289,8 +289,9 @@ func (e *execution) resize(s wire.Size) {
 	if err != nil {
 		return
 	}
-	raw.Control(func(fd uintptr) {
-		unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{
+	// A terminal that is gone needs no size.
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{
 			Row: uint16(min(s.Rows, 0xffff)), Col: uint16(min(s.Cols, 0xffff)),
 		})
 	})

@@ -2,13 +2,13 @@ package agent_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -298,10 +298,12 @@ func TestAReaderComesBackAndMissesNothing(t *testing.T) {
 	first := dial(t, g)
 	req := sh("n=0; while read x; do echo $x; echo $x >&2; done; exit 6")
 	req.ID, req.Stdin, req.OrphanMS = "long", true, 60_000
-	p, err := first.Exec(t.Context(), req)
+	current, err := first.Exec(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var feeding sync.WaitGroup
+	defer feeding.Wait()
 	var lines bytes.Buffer
 	for i := range 20_000 {
 		fmt.Fprintln(&lines, i)
@@ -309,10 +311,9 @@ func TestAReaderComesBackAndMissesNothing(t *testing.T) {
 	input := lines.Bytes()
 	var r result
 	// Acknowledged is what we promise never to ask for again.
-	for cut := 1; ; cut++ {
-		ctx, cancel := context.WithCancel(t.Context())
-		from := r.acked
-		go func() {
+	for {
+		from, p := r.acked, current
+		feeding.Go(func() {
 			for off := from; off < uint64(len(input)); {
 				n := min(uint64(len(input))-off, 1000)
 				if p.Send(wire.ExecInput{Stdin: &wire.Chunk{Off: off, Data: input[off : off+n]}}) != nil {
@@ -322,7 +323,7 @@ func TestAReaderComesBackAndMissesNothing(t *testing.T) {
 			}
 			end := uint64(len(input))
 			p.Send(wire.ExecInput{CloseAt: &end})
-		}()
+		})
 		var err error
 		for n := 0; n < 40 && err == nil; n++ {
 			var out wire.ExecOutput
@@ -335,19 +336,17 @@ func TestAReaderComesBackAndMissesNothing(t *testing.T) {
 			}
 		}
 		if r.exit != nil {
-			cancel()
 			p.Close()
 			break
 		}
 		first.Close()
-		cancel()
 		p.Close()
 		first = dial(t, g)
-		p, err = first.Attach(t.Context(), wire.AttachRequest{ID: "long", StdoutOff: uint64(len(r.stdout)), StderrOff: uint64(len(r.stderr))})
+		again, err := first.Attach(t.Context(), wire.AttachRequest{ID: "long", StdoutOff: uint64(len(r.stdout)), StderrOff: uint64(len(r.stderr))})
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = ctx
+		current = again
 	}
 	if !bytes.Equal(r.stdout, input) || !bytes.Equal(r.stderr, input) || r.exit.Code != 6 {
 		t.Errorf("stdout %d, stderr %d of %d bytes, %+v", len(r.stdout), len(r.stderr), len(input), r.exit)

@@ -78,7 +78,7 @@ func (x *execs) close() {
 	x.mu.Lock()
 	x.closed = true
 	for f := range x.drains {
-		f.SetReadDeadline(time.Unix(1, 0))
+		_ = f.SetReadDeadline(time.Unix(1, 0))
 	}
 	var all []*execution
 	for _, e := range x.byID {
@@ -104,14 +104,14 @@ func (x *execs) drain(f *os.File, buf []byte) {
 	x.mu.Lock()
 	closed := x.closed
 	if !closed {
-		f.SetReadDeadline(time.Time{})
+		_ = f.SetReadDeadline(time.Time{})
 		x.drains[f] = true
 	}
 	x.mu.Unlock()
 	if closed {
 		return
 	}
-	io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{f}, buf)
+	_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{f}, buf)
 	x.mu.Lock()
 	delete(x.drains, f)
 	x.mu.Unlock()

@@ -115,7 +115,7 @@ func (e *execution) pump(i int, f *os.File) {
 			if since.IsZero() {
 				since = time.Now()
 			}
-			f.SetReadDeadline(time.Now().Add(lastWords))
+			_ = f.SetReadDeadline(time.Now().Add(lastWords))
 		}
 		n, err := f.Read(buf)
 		if n > 0 {
@@ -198,7 +198,7 @@ func (e *execution) feed() {
 		if !e.tty {
 			e.stdin.Close()
 		} else if err == nil && !over {
-			e.stdin.Write([]byte{4}) // a terminal's end of file
+			_, _ = e.stdin.Write([]byte{4}) // a terminal's end of file
 		}
 		return
 	}
@@ -214,12 +214,12 @@ func (e *execution) reap(p *process) {
 		t.Stop()
 	}
 	if e.stdin != nil && !e.tty {
-		e.stdin.SetWriteDeadline(time.Unix(1, 0))
+		_ = e.stdin.SetWriteDeadline(time.Unix(1, 0))
 	}
 	e.changed.Broadcast()
 	for _, f := range e.output {
 		if f != nil {
-			f.SetReadDeadline(time.Now().Add(lastWords))
+			_ = f.SetReadDeadline(time.Now().Add(lastWords))
 		}
 	}
 	for !e.out[0].eof || !e.out[1].eof {
@@ -251,13 +251,13 @@ func (e *execution) signal(sig unix.Signal) {
 	}
 	if e.tty {
 		if fg := e.foreground(); fg > 0 && fg != e.pid {
-			unix.Kill(-fg, sig)
+			_ = unix.Kill(-fg, sig)
 			if sig != unix.SIGKILL && sig != unix.SIGHUP && sig != unix.SIGTERM {
 				return
 			}
 		}
 	}
-	unix.Kill(-e.pid, sig)
+	_ = unix.Kill(-e.pid, sig)
 }
 
 // foreground is the process group in the terminal's foreground, or 0.
@@ -267,7 +267,7 @@ func (e *execution) foreground() int {
 		return 0
 	}
 	fg := 0
-	raw.Control(func(fd uintptr) {
+	_ = raw.Control(func(fd uintptr) {
 		if n, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP); err == nil {
 			fg = n
 		}

@@ -40,7 +40,7 @@ func ReapOrphans(ctx context.Context) {
 		}
 		if firstZombie() == pid {
 			var ws syscall.WaitStatus
-			syscall.Wait4(pid, &ws, syscall.WNOHANG, nil)
+			_, _ = syscall.Wait4(pid, &ws, syscall.WNOHANG, nil)
 		}
 	}
 }

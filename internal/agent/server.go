@@ -25,9 +25,8 @@ type Options struct {
 // Server answers the host. One Server serves any number of links; commands
 // belong to it and not to a link.
 type Server struct {
-	sys     System
-	execs   *execs
-	started atomic.Bool
+	sys   System
+	execs *execs
 }
 
 // NewServer makes a server that speaks for sys.
@@ -100,7 +99,7 @@ func (s *Server) serveConn(ctx context.Context, conn *link.Conn) {
 	session := mux.Guest(conn, func(st *mux.Stream) { s.handle(ctx, st, &greeted) })
 	stop := context.AfterFunc(ctx, func() { session.Close() })
 	defer stop()
-	session.Wait()
+	_ = session.Wait() // how a host goes is its own affair
 }
 
 // handle serves one stream.
@@ -144,7 +143,7 @@ func (s *Server) handle(ctx context.Context, st *mux.Stream, greeted *atomic.Boo
 func refuse(st *mux.Stream, err error) {
 	e := wire.Error{Kind: string(errs.KindOf(err)), Code: errs.CodeOf(err), Message: err.Error()}
 	if b, err := wire.AppendMessage(nil, wire.KindError, &e); err == nil {
-		st.WriteLast(b)
+		_, _ = st.WriteLast(b) // a host that is gone hears nothing
 	}
 }
 

@@ -65,7 +65,7 @@ func (x *execs) start(ctx context.Context, req *wire.ExecRequest) (*process, *wi
 	}
 	defer io.closeChild()
 	if io.tty != nil && who.credential != nil {
-		io.tty.Chown(int(who.credential.Uid), -1)
+		_ = io.tty.Chown(int(who.credential.Uid), -1) // it is open already
 	}
 	p, err := x.fork(path, argv, &syscall.ProcAttr{Dir: cwd, Env: env.list(), Files: io.files()}, who, req.TTY)
 	if errors.Is(err, syscall.ENOEXEC) {
@@ -217,7 +217,7 @@ func forkInto(group *os.File, path string, argv []string, attr *syscall.ProcAttr
 	spareNobody(pid)
 	if pidfd >= 0 {
 		// Where it cannot be polled, waiting takes a thread.
-		unix.SetNonblock(pidfd, true)
+		_ = unix.SetNonblock(pidfd, true)
 		p.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
 	}
 	return p, nil
@@ -234,7 +234,7 @@ func (p *process) wait() syscall.WaitStatus {
 	if p.pidfd != nil {
 		defer p.pidfd.Close()
 		if raw, err := p.pidfd.SyscallConn(); err == nil {
-			raw.Read(func(fd uintptr) bool { return exited(int(fd)) })
+			_ = raw.Read(func(fd uintptr) bool { return exited(int(fd)) })
 		}
 	}
 	var ws syscall.WaitStatus

@@ -78,7 +78,7 @@ func (c *Client) call(ctx context.Context, method wire.Method, req, reply wire.M
 	defer st.Close()
 	defer stop()
 	if first > 0 {
-		st.SetReadDeadline(time.Now().Add(first))
+		_ = st.SetReadDeadline(time.Now().Add(first))
 	}
 	return c.answer(ctx, method, st, reply)
 }
@@ -126,7 +126,7 @@ func (p *patient) Read(b []byte) (int, error) {
 	n, err := p.st.Read(b)
 	if n > 0 && !p.begun {
 		p.begun = true
-		p.st.SetReadDeadline(time.Now().Add(idle))
+		_ = p.st.SetReadDeadline(time.Now().Add(idle))
 	}
 	return n, err
 }

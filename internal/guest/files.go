@@ -106,6 +106,5 @@ func (c *Client) DialGuest(ctx context.Context, network, address string) (net.Co
 		st.Close()
 		return nil, context.Cause(ctx)
 	}
-	st.SetDeadline(time.Time{})
-	return st, nil
+	return st, st.SetDeadline(time.Time{})
 }

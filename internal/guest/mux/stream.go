@@ -2,14 +2,10 @@ package mux
 
 import (
 	"context"
-	"encoding/binary"
-	"io"
 	"net"
 	"os"
 	"sync"
 	"time"
-
-	"github.com/banger-dev/banger/internal/guest/link"
 )
 
 // Stream is one stream of a session, and a net.Conn. Reading and writing may
@@ -276,87 +272,6 @@ func (st *Stream) ResetOn(ctx context.Context) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { st.Reset(Cancelled) })
 }
 
-// schedule queues the stream for what it has to send.
-func (st *Stream) schedule() {
-	if st.closed && !st.begun {
-		return
-	}
-	fin := st.wantFin && !st.sendDone && len(st.out) == 0
-	if !st.inUrgent && (st.grant > 0 || st.wantStop || st.wantReset || fin || st.small()) {
-		st.inUrgent = true
-		st.s.urgent.push(st)
-		st.s.kick()
-	}
-	if !st.inBulk && !st.small() && len(st.out) > 0 && st.credit > 0 && !st.sendDone {
-		st.inBulk = true
-		st.s.bulk.push(st)
-		st.s.kick()
-	}
-}
-
-// small says whether the write in progress is an interactive one that fits.
-func (st *Stream) small() bool {
-	return len(st.out) > 0 && len(st.out) <= smallWrite && len(st.out) <= st.credit && !st.sendDone
-}
-
-// emitData stages one frame of the write in progress, or the bare end.
-func (st *Stream) emitData() {
-	n := min(len(st.out), st.credit, link.MaxPayload)
-	fin := st.wantFin && n == len(st.out)
-	if st.sendDone || n == 0 && !fin {
-		return
-	}
-	f := link.Frame{Type: frameData, Payload: st.out[:n]}
-	if !st.begun {
-		st.begun = true
-		st.s.register(st)
-		f.Flags |= flagOpen
-	}
-	if fin {
-		f.Flags |= flagFin
-	}
-	f.Stream = st.id
-	st.s.out = st.s.conn.Append(st.s.out, f)
-	st.credit -= n
-	st.out = st.out[n:]
-	if len(st.out) == 0 {
-		st.out = nil
-		signal(st.written)
-	}
-	if fin {
-		st.endSend(nil)
-	}
-}
-
-// emitControl stages what the stream has to say besides data.
-func (st *Stream) emitControl() {
-	if st.wantReset {
-		st.wantReset, st.wantStop, st.grant = false, false, 0
-		st.emitNumber(frameReset, uint32(st.resetCode))
-		st.endSend(nil)
-		return
-	}
-	if st.grant > 0 && !st.recvDone && !st.discard {
-		st.emitNumber(frameCredit, uint32(st.grant))
-	}
-	st.grant = 0
-	if st.wantFin && len(st.out) == 0 {
-		st.emitData()
-	}
-	if st.wantStop {
-		st.wantStop = false
-		if !st.recvDone {
-			st.s.out = st.s.conn.Append(st.s.out, link.Frame{Type: frameStop, Stream: st.id})
-		}
-	}
-}
-
-func (st *Stream) emitNumber(kind uint8, n uint32) {
-	var b [4]byte
-	binary.BigEndian.PutUint32(b[:], n)
-	st.s.out = st.s.conn.Append(st.s.out, link.Frame{Type: kind, Stream: st.id, Payload: b[:]})
-}
-
 func (st *Stream) endSend(err error) {
 	st.sendDone = true
 	if st.sendErr == nil {
@@ -392,82 +307,10 @@ func (st *Stream) release() {
 	}
 }
 
-func (st *Stream) receiveData(f *link.Frame) error {
-	n := len(f.Payload)
-	switch {
-	case st.recvDone:
-		return broke("data after the end of stream %d", st.id)
-	case n > st.allow:
-		return broke("%d bytes on stream %d, %d allowed", n, st.id, st.allow)
-	case n == 0 && f.Flags == 0:
-		return broke("empty frame")
-	}
-	st.allow -= n
-	if n > 0 && !st.discard {
-		st.in.write(f.Payload, &st.s.chunks)
-		signal(st.readable)
-	}
-	if f.Flags&flagFin != 0 {
-		st.endRecv(io.EOF)
-	}
-	return nil
-}
-
-func (st *Stream) receiveCredit(n uint32) error {
-	if n == 0 || n > maxCredit || st.credit+int(n) > maxCredit {
-		return broke("credit of %d on top of %d", n, st.credit)
-	}
-	st.credit += int(n)
-	st.schedule()
-	return nil
-}
-
-func (st *Stream) receiveReset(code Code) error {
-	if _, again := st.recvErr.(*ResetError); again {
-		return broke("second reset of stream %d", st.id)
-	}
-	err := &ResetError{Code: code}
-	if !st.stopped {
-		close(st.gone)
-	}
-	if !st.sendDone {
-		st.cutWrite(err)
-		st.sendErr = err
-		if !st.wantReset {
-			st.wantReset, st.resetCode = true, code
-		}
-		st.schedule()
-	}
-	st.in.drop(&st.s.chunks)
-	st.recvErr = err
-	st.endRecv(err)
-	return nil
-}
-
-func (st *Stream) receiveStop(f *link.Frame) error {
-	if len(f.Payload) != 0 {
-		return broke("control frame with %d bytes", len(f.Payload))
-	}
-	if st.stopped {
-		return broke("second stop of stream %d", st.id)
-	}
-	st.stopped = true
-	close(st.gone)
-	if st.sendDone {
-		return nil
-	}
-	st.cutWrite(ErrStopped)
-	st.sendErr = ErrStopped
-	st.wantFin = true
-	signal(st.written)
-	st.schedule()
-	return nil
-}
-
-// LocalAddr, RemoteAddr name nothing; they make a Stream a net.Conn.
+// LocalAddr names nothing; it makes a Stream a net.Conn.
 func (st *Stream) LocalAddr() net.Addr { return addr{} }
 
-// RemoteAddr is the guest.
+// RemoteAddr names nothing either.
 func (st *Stream) RemoteAddr() net.Addr { return addr{} }
 
 // SetDeadline bounds reads and writes.

@@ -22,11 +22,6 @@ func every() []Message {
 	}
 }
 
-func isNil(f reflect.Value) bool {
-	k := f.Kind()
-	return (k == reflect.Slice || k == reflect.Pointer) && f.IsNil()
-}
-
 // fill sets every field of a message to a random value that is not zero.
 func fill(v reflect.Value, r *rand.Rand) {
 	switch v.Kind() {

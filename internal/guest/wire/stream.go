@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // Kind is what a message on a stream is.
@@ -93,7 +94,7 @@ func readBody(r io.Reader, n int) ([]byte, error) {
 		if got == n {
 			return body, nil
 		}
-		body = append(body, make([]byte, min(n-got, got))...)
+		body = slices.Grow(body, min(n-got, got))[:got+min(n-got, got)]
 	}
 }
 
