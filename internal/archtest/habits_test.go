@@ -17,7 +17,7 @@ var habits = []habit{
 	{"time.Sleep", nil, "waiting asks, with a deadline; it does not sleep"},
 	{"context.Background", []string{"cmd/", "internal/shim/main.go", "internal/hypervisor/hosted/"}, "a context begins where a process does"},
 	{"context.TO" + "DO", nil, "a context begins where a process does"},
-	{"os.Exit", []string{"cmd/"}, "only main ends the process"},
+	{"os.Exit", []string{"cmd/", "internal/hypervisor/hosted/guest.go"}, "only main ends the process"},
 	{"fmt.Print", []string{"cmd/"}, "only cli/ui speaks to the terminal, and it has a writer"},
 	{"fmt.Println", []string{"cmd/"}, "only cli/ui speaks to the terminal, and it has a writer"},
 	{"fmt.Printf", []string{"cmd/"}, "only cli/ui speaks to the terminal, and it has a writer"},
