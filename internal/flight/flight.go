@@ -34,8 +34,7 @@ type call[T any] struct {
 // at once with its cause and leaves the making to those who still wait; the
 // last one to leave ends it and waits for fn to return.
 func (g *Group[T]) Do(ctx context.Context, key string, r op.Reporter, fn func(context.Context, op.Reporter) (T, error)) (T, error) {
-	c := g.join(ctx, key, fn)
-	leave := c.listen(r)
+	c, leave := g.join(ctx, key, r, fn)
 	defer leave()
 	select {
 	case <-c.done:
@@ -49,14 +48,15 @@ func (g *Group[T]) Do(ctx context.Context, key string, r op.Reporter, fn func(co
 	return none, context.Cause(ctx)
 }
 
-// join finds or begins the making of key and counts the caller in.
-func (g *Group[T]) join(ctx context.Context, key string, fn func(context.Context, op.Reporter) (T, error)) *call[T] {
+// join finds or begins the making of key, and counts the caller in.
+func (g *Group[T]) join(ctx context.Context, key string, r op.Reporter, fn func(context.Context, op.Reporter) (T, error)) (*call[T], func()) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	if c := g.calls[key]; c != nil {
 		c.waiters++
-		return c
+		g.mu.Unlock()
+		return c, c.listen(r)
 	}
+	defer g.mu.Unlock()
 	// the making outlives the caller who happened to be first
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c := &call[T]{cancel: cancel, done: make(chan struct{}), reporters: map[int]op.Reporter{}, waiters: 1}
@@ -64,6 +64,7 @@ func (g *Group[T]) join(ctx context.Context, key string, fn func(context.Context
 		g.calls = map[string]*call[T]{}
 	}
 	g.calls[key] = c
+	leave := c.listen(r) // before it begins, so that it hears everything once
 	go func() {
 		defer cancel()
 		defer close(c.done)
@@ -74,7 +75,7 @@ func (g *Group[T]) join(ctx context.Context, key string, fn func(context.Context
 			delete(g.calls, key)
 		}
 	}()
-	return c
+	return c, leave
 }
 
 // leave counts a caller out and says whether it was the last.

@@ -11,9 +11,9 @@ import (
 	"regexp"
 	"sort"
 	"strings"
-	"sync"
 
 	"github.com/banger-dev/banger/internal/errs"
+	"github.com/banger-dev/banger/internal/flight"
 	"github.com/banger-dev/banger/internal/fsx"
 	"github.com/banger-dev/banger/internal/op"
 )
@@ -33,9 +33,7 @@ type Store struct {
 	dir     string
 	recipes map[string]Recipe
 	source  Source
-
-	mu    sync.Mutex // guards calls; never held across I/O
-	calls map[string]*call
+	flights flight.Group[Kernel]
 }
 
 // Open opens the store below dir, making it (0700) when it is missing.
@@ -46,7 +44,7 @@ func Open(dir string, recipes map[string]Recipe, source Source) (*Store, error) 
 			return nil, errs.Wrap(err, errs.Internal, "kernel_store", "cannot open the kernel store")
 		}
 	}
-	return &Store{dir: dir, recipes: recipes, source: source, calls: map[string]*call{}}, nil
+	return &Store{dir: dir, recipes: recipes, source: source}, nil
 }
 
 // List gives every stored kernel, by name and then digest.
@@ -270,6 +268,17 @@ func (s *Store) Pull(ctx context.Context, name string, report op.Reporter) (Kern
 		return Kernel{}, s.unknown(name)
 	}
 	return s.share(ctx, name, true, report)
+}
+
+// share joins a running fetch of the name or begins one.
+func (s *Store) share(ctx context.Context, name string, fresh bool, report op.Reporter) (Kernel, error) {
+	key := name
+	if fresh {
+		key += " anew"
+	}
+	return s.flights.Do(ctx, key, report, func(ctx context.Context, r op.Reporter) (Kernel, error) {
+		return s.fetch(ctx, name, fresh, r)
+	})
 }
 
 func (s *Store) fetch(ctx context.Context, name string, fresh bool, report op.Reporter) (k Kernel, err error) {
