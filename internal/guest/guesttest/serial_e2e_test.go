@@ -37,7 +37,53 @@ import (
 func TestVirtioSerial(t *testing.T) {
 	g := bootGuest(t)
 	guesttest.Contract{Endpoint: g.agent, Token: g.token, Restarts: 30, Key: 250 * time.Millisecond}.Run(t)
+	t.Run("commands have a control group", g.cgroup)
+	t.Run("orphans are reaped", g.orphans)
 	t.Run("speed", g.speed)
+}
+
+func (g realGuest) dial(t *testing.T) *guest.Client {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, err := guest.Dial(ctx, g.agent, g.token, guest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func sh(t *testing.T, c *guest.Client, script string) string {
+	t.Helper()
+	out, errout, exit, err := guesttest.Run(t.Context(), c, wire.ExecRequest{Argv: []string{"sh", "-c", script}}, nil)
+	if err != nil || exit.Code != 0 {
+		t.Fatalf("%s: %s %+v %v", script, errout, exit, err)
+	}
+	return string(out)
+}
+
+func (g realGuest) cgroup(t *testing.T) {
+	if got := sh(t, g.dial(t), "cat /proc/self/cgroup"); got != "0::/"+wire.CommandCgroup+"\n" {
+		t.Errorf("runs in %q", got)
+	}
+}
+
+// orphans leaves processes behind whose parent is then PID 1, the agent.
+func (g realGuest) orphans(t *testing.T) {
+	c := g.dial(t)
+	sh(t, c, "for i in 1 2 3; do (sleep 0.1 >/dev/null 2>&1 &); done")
+	zombies := regexp.MustCompile(`(?m)^\d+ \(.*\) Z`)
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	seen := ""
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); <-tick.C {
+		seen = sh(t, c, "cat /proc/[0-9]*/stat 2>/dev/null || true")
+		if !strings.Contains(seen, "(sleep)") && !zombies.MatchString(seen) {
+			return
+		}
+	}
+	t.Errorf("still there:\n%s", seen)
 }
 
 type realGuest struct {
@@ -202,11 +248,7 @@ func readFile(t *testing.T, name string) string {
 func (g realGuest) speed(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c, err := guest.Dial(ctx, g.agent, g.token, guest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := g.dial(t)
 	floor, err := net.Dial("unix", g.floor)
 	if err != nil {
 		t.Fatal(err)
