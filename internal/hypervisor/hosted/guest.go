@@ -46,10 +46,10 @@ func serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.misbehave(ctx, c); err != nil {
-		return err
-	}
-	say(c.Console, "hosted guest "+c.ID+" is up")
+	console := open(c.Console)
+	defer console.Close()
+	s.misbehave(ctx, c, console)
+	fmt.Fprintf(console, "hosted guest %s is up\n", c.ID)
 	l, err := net.FileListener(os.NewFile(3, "agent"))
 	if err != nil {
 		return err
@@ -68,32 +68,26 @@ func serve(ctx context.Context) error {
 }
 
 // misbehave does what the command line asks for.
-func (s *system) misbehave(ctx context.Context, c config) error {
+func (s *system) misbehave(ctx context.Context, c config, console io.Writer) {
 	for _, word := range strings.Fields(c.Cmdline) {
 		switch word {
 		case Hang:
-			say(c.Console, "hosted guest hangs")
+			fmt.Fprintln(console, "hosted guest hangs")
 			<-ctx.Done()
 		case Die:
-			say(c.Console, "hosted guest: unable to mount root")
+			fmt.Fprintln(console, "hosted guest: unable to mount root")
 			os.Exit(3)
 		case Flood:
-			go flood(c.Console)
+			go flood(console)
 		case Deaf:
 			s.deaf = true
 			signal.Ignore(syscall.SIGTERM)
 		}
 	}
-	return nil
 }
 
 // flood ends with the process, or with who reads the console.
-func flood(socket string) {
-	c, err := net.Dial("unix", socket)
-	if err != nil {
-		return
-	}
-	defer c.Close()
+func flood(c io.Writer) {
 	line := []byte(strings.Repeat("flood ", 4000) + "\n")
 	for {
 		if _, err := c.Write(line); err != nil {
@@ -102,18 +96,19 @@ func flood(socket string) {
 	}
 }
 
-// say writes a line to the console, if somebody listens there.
-func say(socket, line string) {
-	if socket == "" {
-		return
+// open connects to who keeps the console, for as long as the machine lives.
+func open(socket string) io.WriteCloser {
+	if socket != "" {
+		if c, err := net.DialTimeout("unix", socket, time.Second); err == nil {
+			return c
+		}
 	}
-	c, err := net.DialTimeout("unix", socket, time.Second)
-	if err != nil {
-		return
-	}
-	defer c.Close()
-	fmt.Fprintln(c, line)
+	return discard{io.Discard}
 }
+
+type discard struct{ io.Writer }
+
+func (discard) Close() error { return nil }
 
 // greeter speaks the hypervisor's side of a vsock socket: one line to say
 // which port is meant, one line in answer, then the guest's bytes.

@@ -47,13 +47,14 @@ func cmdline(spec hypervisor.Spec, host hypervisor.Host) string {
 	words := []string{"console=ttyS0", "reboot=t", "panic=-1"}
 	if host.Accelerator == hypervisor.Emulation && host.TSCkHz > 0 {
 		// Under emulation the guest's TSC is the host's. A guest that is
-		// told its rate calibrates nothing: on a busy host that is where
-		// boots hang (docs/decisions/0201-emulated-clocks.md).
+		// told its rate calibrates nothing, which is where boots hang on a
+		// busy host, and told that it is reliable does not give it up for
+		// a clock of 4 ms (docs/decisions/0008-emulated-clocks.md).
 		hz := spec.KernelHZ
 		if hz == 0 {
 			hz = hertz
 		}
-		words = append(words, fmt.Sprintf("tsc_early_khz=%d", host.TSCkHz), "no_timer_check",
+		words = append(words, fmt.Sprintf("tsc_early_khz=%d", host.TSCkHz), "tsc=reliable", "no_timer_check",
 			fmt.Sprintf("lpj=%d", host.TSCkHz*1000/uint64(hz)))
 	}
 	if spec.Cmdline != "" {
