@@ -72,46 +72,50 @@ type Daemon struct {
 // Open takes the state directory, reads the configuration and opens the store.
 // It fails with ErrRunning when another daemon is there. ctx is the life of
 // all that is built. Close what it gives.
-func Open(ctx context.Context, opt Options) (d *Daemon, err error) {
-	d = &Daemon{opt: opt, started: time.Now(), stop: make(chan bool, 1)}
-	defer func() {
-		if err != nil {
-			d.close()
-		}
-	}()
+func Open(ctx context.Context, opt Options) (*Daemon, error) {
+	d := &Daemon{opt: opt, started: time.Now(), stop: make(chan bool, 1)}
+	if err := d.open(ctx); err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Daemon) open(ctx context.Context) (err error) {
+	opt := d.opt
 	uid := os.Geteuid()
 	for _, dir := range []string{opt.Layout.State, opt.Layout.Runtime, opt.Layout.Data, opt.Layout.Cache} {
 		if err := apiserver.PrivateDir(dir, uid); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	d.lock, err = fsx.TryLock(opt.Layout.Lock())
 	if errors.Is(err, fsx.ErrLocked) {
-		return nil, ErrRunning
+		return ErrRunning
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	d.config, err = config.Load(opt.Layout.ConfigFile(), opt.Layout.SSHKey())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := d.openLog(); err != nil {
-		return nil, err
+		return err
 	}
 	if opt.Rebuild {
 		aside, err := store.Rebuild(opt.Layout.Database(), time.Now())
 		if err != nil {
-			return nil, err
+			return err
 		}
 		d.log.Warn("rebuilding the database from the VMs' own records", "damaged", aside)
 	}
 	if d.store, err = store.Open(ctx, opt.Layout.Database()); err != nil {
-		return nil, err
+		return err
 	}
 	d.store.KeepEvents(d.config.Limits.Events)
 	d.events = event.New(d.store, d.log)
-	return d, d.build(ctx)
+	return d.build(ctx)
 }
 
 func (d *Daemon) openLog() error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	bangerv1 "github.com/banger-dev/banger/internal/api/banger/v1"
@@ -67,9 +68,8 @@ func (c *command) talk(ctx context.Context, first *bangerv1.ExecRequest) error {
 				return fmt.Errorf("output at %d, %d expected", at, c.out.Len())
 			}
 			c.out.Write(m.GetStdout().GetData())
-			if err := s.Send(&bangerv1.ExecRequest{Input: &bangerv1.ExecRequest_AckStdout{AckStdout: uint64(c.out.Len())}}); err != nil {
-				return apiclient.Translate(err)
-			}
+			// a stream that is over says why to Receive
+			s.Send(&bangerv1.ExecRequest{Input: &bangerv1.ExecRequest_AckStdout{AckStdout: uint64(c.out.Len())}})
 		case m.GetStderr() != nil:
 			c.errs.Write(m.GetStderr().GetData())
 		case m.GetExit() != nil:
@@ -93,4 +93,20 @@ func (h *house) exec(vm string, argv ...string) (string, error) {
 		err = fmt.Errorf("status %d: %s%s", c.exit.GetCode(), c.errs.String(), c.exit.GetMessage())
 	}
 	return c.out.String(), err
+}
+
+func (h *house) gc(dryRun bool) *bangerv1.GCResponse {
+	h.t.Helper()
+	r, err := h.client.System.GC(h.t.Context(), connect.NewRequest(&bangerv1.GCRequest{DryRun: dryRun}))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return r.Msg
+}
+
+func (h *house) shutdown(stopVMs bool) {
+	h.t.Helper()
+	if _, err := h.client.System.Shutdown(h.t.Context(), connect.NewRequest(&bangerv1.ShutdownRequest{StopVms: stopVMs})); err != nil {
+		h.t.Fatal(err)
+	}
 }

@@ -190,6 +190,16 @@ func (h *house) start(env ...string) {
 	}
 }
 
+// fails runs a daemon that is expected to end by itself.
+func (h *house) fails() (string, error) {
+	h.t.Helper()
+	cmd := h.command()
+	stop := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+	defer stop.Stop()
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 // kill is kill -9.
 func (h *house) kill() {
 	if h.daemon != nil && h.daemon.Process != nil {

@@ -27,16 +27,24 @@ const (
 )
 
 func upDirs(ctx context.Context, w *work) error {
-	for _, dir := range []string{w.dir(), w.run()} {
-		if err := makeDir(dir); err != nil {
-			return storeErr(err)
-		}
-		if err := chown(dir, w.cred()); err != nil {
-			return err
-		}
+	if err := makeDir(w.dir()); err != nil {
+		return storeErr(err)
+	}
+	if err := chown(w.dir(), w.cred()); err != nil {
+		return err
 	}
 	return w.save(ctx, func(*Record) {}) // now the sidecar has a place
 }
+
+// upSockets makes the directory of the sockets, which a reboot may have wiped.
+func upSockets(_ context.Context, w *work) error {
+	if err := makeDir(w.run()); err != nil {
+		return storeErr(err)
+	}
+	return chown(w.run(), w.cred())
+}
+
+func downSockets(_ context.Context, w *work) error { return removeDir(w.run()) }
 
 // makeDir makes one private directory of a VM. One that is there already must
 // be ours and nobody else's: no link, mode 0700, our own.
@@ -77,7 +85,7 @@ func ours(name string) bool {
 }
 
 func downDirs(_ context.Context, w *work) error {
-	return errors.Join(removeDir(w.run()), removeDir(w.dir()))
+	return removeDir(w.dir())
 }
 
 // removeDir removes our files and then the directory. What we did not make is

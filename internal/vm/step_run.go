@@ -298,6 +298,9 @@ func upGuest(ctx context.Context, w *work) error {
 		return w.save(ctx, func(r *Record) { r.GuestState = c.Info().State })
 	}
 	name := w.rec().Name
+	if closed(m.Done()) {
+		w.s.drained(ctx, w.rec().Shim)
+	}
 	last := lastLine(filepath.Join(w.dir(), paths.ConsoleLog))
 	hint := fmt.Sprintf("banger logs %s --console · banger rm %s", name, name)
 	if last != "" {
@@ -312,6 +315,27 @@ func upGuest(ctx context.Context, w *work) error {
 		return errs.New(errs.Timeout, codeNoAnswer, "%q did not answer within %s of starting (kept for you to look at)", name, limit).WithHint("%s", hint)
 	}
 	return err
+}
+
+// drained gives the shim of a machine that has ended a moment to write down
+// the console's last words; it ends by itself once it has.
+func (s *Service) drained(ctx context.Context, ref *shim.Ref) {
+	if ref == nil {
+		return
+	}
+	limit := time.NewTimer(500 * time.Millisecond)
+	defer limit.Stop()
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for s.Shims.Alive(*ref) {
+		select {
+		case <-look.C:
+		case <-limit.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 var errBootLimit = errors.New("boot limit passed")

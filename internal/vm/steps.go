@@ -41,6 +41,7 @@ func table() []step {
 	return []step{
 		{"dirs", exists, upDirs, downDirs},
 		{"disks", exists, upDisks, downDisks},
+		{"sockets", runs, upSockets, downSockets},
 		{"seed", runs, upSeed, downSeed},
 		{"link", runs, upLink, downLink},
 		{"shim", runs, upShim, downShim},
