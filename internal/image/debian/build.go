@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/banger-dev/banger/internal/aptsource"
 	"github.com/banger-dev/banger/internal/errs"
 	"github.com/banger-dev/banger/internal/image"
 	"github.com/banger-dev/banger/internal/image/ext4"
@@ -214,7 +215,7 @@ func miseFile(r *Recipe, got fetched, notes *[]string) ([]tarcheck.File, error) 
 		if errs.KindOf(got.err) == errs.Cancelled || errs.KindOf(got.err) == errs.Exhausted {
 			return nil, got.err
 		}
-		note := fmt.Sprintf("made without mise: %s", Scrub(got.err.Error()))
+		note := fmt.Sprintf("made without mise: %s", aptsource.Scrub(got.err.Error()))
 		if hint := errs.HintOf(got.err); hint != "" {
 			note += fmt.Sprintf(" (%s, then banger image pull --force %s)", hint, r.Name)
 		}

@@ -3,6 +3,8 @@ package debian
 import (
 	"fmt"
 	"strings"
+
+	"github.com/banger-dev/banger/internal/aptsource"
 )
 
 // progress turns what apt and dpkg print into a share of the work. Each
@@ -33,7 +35,7 @@ const (
 
 // line takes one line of output.
 func (p *progress) line(s string) {
-	s = strings.TrimSpace(Scrub(strings.ToValidUTF8(s, "?")))
+	s = strings.TrimSpace(aptsource.Scrub(strings.ToValidUTF8(s, "?")))
 	if s == "" {
 		return
 	}

@@ -5,13 +5,14 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/banger-dev/banger/internal/aptsource"
 	"github.com/banger-dev/banger/internal/image"
 )
 
 // parseStatus reads dpkg's database: every package that is installed, by name.
 func parseStatus(b []byte) []image.Package {
 	var all []image.Package
-	for _, s := range stanzas(b) {
+	for _, s := range aptsource.Stanzas(b) {
 		if s["package"] == "" || s["version"] == "" || !strings.HasSuffix(s["status"], " installed") {
 			continue
 		}

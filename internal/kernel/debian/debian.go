@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/banger-dev/banger/internal/aptsource"
 	"github.com/banger-dev/banger/internal/errs"
 	"github.com/banger-dev/banger/internal/fsx"
 	"github.com/banger-dev/banger/internal/kernel"
@@ -206,7 +207,7 @@ func (s *Source) mirrors(r kernel.Recipe) ([]string, error) {
 	if len(s.Mirrors) > 0 {
 		return s.Mirrors, nil
 	}
-	m, err := HostMirrors(s.Root)
+	m, err := aptsource.Host(s.Root)
 	if err != nil {
 		return nil, err
 	}

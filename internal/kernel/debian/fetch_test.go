@@ -44,7 +44,7 @@ func recipe(t *testing.T) kernel.Recipe {
 }
 
 func sources() fstest.MapFS {
-	return hostWith(map[string]string{"sources.list": "deb http://me:secret@m.example/debian-security bookworm-security main\n"})
+	return fstest.MapFS{"etc/apt/sources.list": {Data: []byte("deb http://me:secret@m.example/debian-security bookworm-security main\n")}}
 }
 
 const serve = `case "$*" in
