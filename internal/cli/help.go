@@ -12,23 +12,23 @@ import (
 // rootHelp is one screen: the eight things that people do.
 const rootHelp = `banger gives you a Linux machine of your own, a microVM, in one command.
 
-  banger run                          a shell in a new machine
-  banger run . -- make test           this repository in one, and a command
-  banger run --rm -- uname -a         a machine for one command, gone after it
-  banger ps                           what is there
-  banger exec web -- ls -la           a command in a machine (shell: banger shell web)
-  banger cp web:/root/out.txt .       files out of it, or into it
-  banger stop web; banger rm web      stop it, throw it away
-  banger doctor                       what this host can do, and what would help
+  banger run                       a shell in a new machine
+  banger run . -- make test        this repository in one, and a command
+  banger run --rm -- uname -a      a machine for one command, gone after it
+  banger ps                        what is there
+  banger exec web -- ls -la        a command in a machine; to enter it: shell
+  banger cp web:/root/out.txt .    files out of it, or into it
+  banger stop web; banger rm web   stop it, throw it away
+  banger doctor                    what this host can do, what would help
 
 More:
-  vm          every verb of machines: create start stop show set logs stats wait …
-  image kernel template               what machines are made of
-  daemon system config events         banger itself
-  schema version completion           for programs and shells
+  vm                               verbs of machines: create, start, set, wait
+  image, kernel, template          what machines are made of
+  daemon, system, config, events   banger itself
+  schema, version, completion      for programs and shells
 
-banger NOUN --help shows its verbs, banger NOUN VERB --help one verb with examples.
-banger help exit-status lists what the statuses mean.
+banger NOUN --help lists its verbs, banger NOUN VERB --help has examples of one,
+banger help exit-status says what the statuses mean.
 `
 
 // helpText is the help of a command.

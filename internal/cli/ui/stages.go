@@ -208,7 +208,10 @@ func (s *Stages) progress(st *stage, bar bool) string {
 		if bar {
 			parts = append(parts, s.bar(share))
 		}
-		parts = append(parts, fmt.Sprintf("%3.0f%%", share*100), amount(st.done, st.unit)+"/"+amount(st.total, st.unit))
+		parts = append(parts, fmt.Sprintf("%3.0f%%", share*100))
+		if st.unit != "" && st.unit != "%" && st.unit != "percent" {
+			parts = append(parts, amount(st.done, st.unit)+"/"+amount(st.total, st.unit))
+		}
 	} else if st.done > 0 {
 		parts = append(parts, strings.TrimSpace(amount(st.done, st.unit)+" "+unitName(st.unit)))
 	}
