@@ -95,7 +95,7 @@ func (c *chain) mountStorage(context.Context) error {
 }
 
 func (c *chain) bindStorage(name string) error {
-	target, err := c.root.MkdirAll("/var/lib/"+name, 0o711)
+	target, err := c.mountPoint("/var/lib/"+name, 0o711)
 	if err != nil {
 		return err
 	}
@@ -114,10 +114,12 @@ func (c *chain) mountHome(context.Context) error {
 	if dev == "" {
 		return nil
 	}
-	target, err := c.root.MkdirAll("/root", 0o700)
+	target, err := c.mountPoint("/root", 0o700)
 	if err != nil {
-		c.warn("work disk: %v", err)
-		return nil
+		c.warn("a directory takes the place of the image's /root: %v", err)
+		if target, _, err = c.root.RealDir("/root", 0o700); err != nil {
+			return err
+		}
 	}
 	defer target.Close()
 	const dir = "/work"
@@ -151,7 +153,7 @@ func (c *chain) mountModules(context.Context) error {
 	if release == "" || strings.ContainsAny(release, "/") {
 		return fmt.Errorf("kernel release %q", release)
 	}
-	target, err := c.root.MkdirAll(path.Join("/lib/modules", release), 0o755)
+	target, err := c.mountPoint(path.Join("/lib/modules", release), 0o755)
 	if err == nil {
 		defer target.Close()
 		err = unix.Mount(dev, inroot.MountPath(target), "ext4", unix.MS_RDONLY|unix.MS_NOATIME, "noload")
@@ -160,6 +162,34 @@ func (c *chain) mountModules(context.Context) error {
 		c.warn("kernel modules: %v", err)
 	}
 	return nil
+}
+
+// systemDirs are where the early mounts go, in the order of moving: /proc is
+// last, for inroot.MountPath needs it.
+var systemDirs = []string{"/sys", "/dev", "/run", "/proc"}
+
+// mountPoint opens a directory of the image to mount on, made when missing.
+// An image's link may lead anywhere in the image but to where the system's own
+// mounts will be, which would hide the new one.
+func (c *chain) mountPoint(name string, mode uint32) (*os.File, error) {
+	f, err := c.root.MkdirAll(name, mode)
+	if err != nil {
+		return nil, err
+	}
+	at, err := os.Readlink(inroot.MountPath(f))
+	if err == nil {
+		at = strings.TrimPrefix(at, newRoot)
+		for _, dir := range systemDirs {
+			if at == dir || strings.HasPrefix(at, dir+"/") {
+				err = fmt.Errorf("%s leads to %s", name, at)
+			}
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // mountSystem moves the early mounts into the new root and adds those that a
@@ -186,11 +216,13 @@ func (c *chain) mountSystem(context.Context) error {
 			return err
 		}
 	}
-	// /proc last: MountPath needs it.
-	for _, dir := range []string{"/sys", "/dev", "/run", "/proc"} {
-		target, err := c.root.MkdirAll(dir, 0o755)
+	for _, dir := range systemDirs {
+		target, replaced, err := c.root.RealDir(dir, 0o755)
 		if err != nil {
 			return fmt.Errorf("the image's %s: %w", dir, err)
+		}
+		if replaced {
+			c.warn("a directory takes the place of the image's %s", dir)
 		}
 		err = unix.Mount(dir, inroot.MountPath(target), "", unix.MS_MOVE, "")
 		target.Close()

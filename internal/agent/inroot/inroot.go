@@ -120,6 +120,31 @@ func (r *Root) mkdirAll(name string, mode uint32, links int) (*os.File, error) {
 	return r.open(name, flags, 0)
 }
 
+// RealDir opens a directory at the top of the root, which it makes where it is
+// missing and puts in the place of a link or file of that name; replaced says
+// whether it did. What is mounted on it is what is opened.
+func (r *Root) RealDir(name string, mode uint32) (dir *os.File, replaced bool, err error) {
+	base := strings.Trim(name, "/")
+	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW
+	if strings.Contains(base, "/") || base == "" || base == ".." {
+		return nil, false, &fs.PathError{Op: "mkdir", Path: name, Err: unix.EINVAL}
+	}
+	if dir, err = r.resolve(base, flags, 0, 0); err == nil {
+		return dir, false, nil
+	}
+	if !errors.Is(err, unix.ENOENT) {
+		replaced = true
+		if err := unix.Unlinkat(int(r.dir.Fd()), base, 0); err != nil {
+			return nil, false, &fs.PathError{Op: "remove", Path: name, Err: err}
+		}
+	}
+	if err := unix.Mkdirat(int(r.dir.Fd()), base, mode); err != nil {
+		return nil, false, &fs.PathError{Op: "mkdir", Path: name, Err: err}
+	}
+	dir, err = r.resolve(base, flags, 0, 0)
+	return dir, replaced, err
+}
+
 func readlinkat(dir *os.File, name string) (string, error) {
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(int(dir.Fd()), name, buf)

@@ -150,3 +150,31 @@ func TestRemoveAndSymlinkAreIdempotent(t *testing.T) {
 		t.Error("still there:", err)
 	}
 }
+
+func TestRealDirTakesThePlaceOfALink(t *testing.T) {
+	r, dir := open(t)
+	outside := t.TempDir()
+	must(t, os.Symlink(outside, filepath.Join(dir, "dev")))
+	must(t, os.WriteFile(filepath.Join(dir, "sys"), nil, 0o644))
+	for _, name := range []string{"/dev", "/sys"} {
+		for i := range 2 {
+			f, replaced, err := r.RealDir(name, 0o755)
+			must(t, err)
+			f.Close()
+			if replaced != (i == 0) {
+				t.Errorf("%s, time %d: replaced %v", name, i, replaced)
+			}
+		}
+		if info, err := os.Lstat(filepath.Join(dir, name)); err != nil || !info.IsDir() {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+	}
+	if f, replaced, err := r.RealDir("/proc", 0o555); err != nil || replaced {
+		t.Errorf("new: %v, %v", replaced, err)
+	} else {
+		f.Close()
+	}
+	if _, _, err := r.RealDir("/a/b", 0o755); err == nil {
+		t.Error("a directory below the top was taken")
+	}
+}

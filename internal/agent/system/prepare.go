@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"time"
 
+	"github.com/banger-dev/banger/internal/agent/netcfg"
 	"github.com/banger-dev/banger/internal/errs"
 	"github.com/banger-dev/banger/internal/guest/wire"
 )
@@ -30,7 +31,11 @@ func (s *System) Prepare(ctx context.Context, req wire.PrepareRequest) (wire.Pre
 
 func (s *System) rehearse(ctx context.Context) error {
 	// The token stays: the host has to know the guest until it is saved.
-	if _, err := s.apply(ctx, rehearsal(s.Token())); err != nil {
+	id := rehearsal(s.Token())
+	if _, err := netcfg.Card("/sys"); err != nil { // a VM without a network
+		id.MAC, id.Net = "", wire.Net{}
+	}
+	if _, err := s.apply(ctx, id); err != nil {
 		return err
 	}
 	if _, err := s.Stats(ctx); err != nil {
