@@ -42,9 +42,9 @@ func (d *Daemon) build(ctx context.Context) error {
 	for _, drv := range drivers {
 		byName[drv.Name()] = drv
 	}
-	chosen := &chooser{want: c.Hypervisor, drivers: drivers}
-	if c.Hypervisor == choose.Auto || c.Hypervisor == "" {
-		chosen.drivers = drivers[:len(drivers)-1] // the hosted one is for those who name it
+	d.chosen = &chooser{want: c.Hypervisor, drivers: drivers}
+	if c.Hypervisor != hosted.Name {
+		d.chosen.drivers = drivers[:len(drivers)-1] // the hosted one is for those who name it
 	}
 	user, err := userspace.New(userspace.Config{LAN: c.LAN})
 	if err != nil {
@@ -54,7 +54,7 @@ func (d *Daemon) build(ctx context.Context) error {
 		Store:   d.store,
 		SSH:     sshKeys{path: c.SSHKeyPath, create: c.SSHKeyPath == l.SSHKey()},
 		Shims:   shim.Launcher{Program: d.opt.Program},
-		Driver:  chosen,
+		Driver:  d.chosen,
 		Drivers: byName,
 		Disks:   disks{&disk.Maker{Cache: filepath.Join(l.Cache, "disks")}},
 	}
@@ -65,12 +65,9 @@ func (d *Daemon) build(ctx context.Context) error {
 	}
 	opt := vm.Options{
 		Layout: l, Log: d.log, Events: d.events, BootID: boot, Host: hostSize,
-		Defaults:    vm.Defaults{Image: c.DefaultImageName, CPUs: c.VMDefaults.CPUs, Memory: int64(c.VMDefaults.Memory), Disk: int64(c.VMDefaults.Disk)},
+		Defaults:    d.defaults(),
 		BootTimeout: time.Duration(c.Limits.BootTimeout), StopTimeout: time.Duration(c.Limits.StopTimeout),
 		ParallelBoots: c.Limits.ParallelBoots, TemplateSpace: int64(c.Limits.Templates), HandoverDelay: handoverDelay,
-	}
-	if c.Network != choose.Auto {
-		opt.Defaults.Network = c.Network
 	}
 	if opt.ParallelBoots == 0 {
 		opt.ParallelBoots = cores()
@@ -82,6 +79,16 @@ func (d *Daemon) build(ctx context.Context) error {
 	d.vms = vm.New(ctx, ports, opt)
 	d.rooms = apiserver.Rooms{VMs: d.vms, Images: imgs, Kernels: krns, System: d}
 	return nil
+}
+
+// defaults are the configured sizes and choices of a VM.
+func (d *Daemon) defaults() vm.Defaults {
+	c := d.config
+	out := vm.Defaults{Image: c.DefaultImageName, CPUs: c.VMDefaults.CPUs, Memory: int64(c.VMDefaults.Memory), Disk: int64(c.VMDefaults.Disk)}
+	if c.Network != choose.Auto {
+		out.Network = c.Network
+	}
+	return out
 }
 
 // drivers lists every hypervisor in order of preference.

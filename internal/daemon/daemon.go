@@ -61,6 +61,7 @@ type Daemon struct {
 	store   *store.Store
 	events  *event.Log
 	vms     *vm.Service
+	chosen  *chooser
 	rooms   apiserver.Rooms
 	started time.Time
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/banger-dev/banger/internal/errs"
 	"github.com/banger-dev/banger/internal/guest"
@@ -115,7 +116,10 @@ func (w *work) forward(ctx context.Context, from, to level) error {
 			return context.Cause(ctx)
 		}
 		w.s.opt.Failpoint(st.name + ".before")
-		if err := st.up(ctx, w); err != nil {
+		begun := time.Now()
+		err := st.up(ctx, w)
+		w.s.log.Debug("step", "vm", w.rec().ID, "step", st.name, "took", time.Since(begun).Round(10*time.Microsecond), "err", err)
+		if err != nil {
 			if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
 				return fmt.Errorf("%s: %w", st.name, cause)
 			}
