@@ -2,7 +2,7 @@ package hypervisor
 
 const mib = 1 << 20
 
-// Bounds of the emulator's code buffer; docs/decisions/0009-code-buffer.md has
+// Bounds of the emulator's code buffer; docs/decisions/0012-code-buffer.md has
 // the measurement.
 const (
 	minCodeBuffer = 64 * mib

@@ -37,6 +37,7 @@ func (s Subject) Clones(t *testing.T) {
 	p1.Expect("fill 24", "ok")
 	sum1 := p1.Ask("sum")
 
+	s.pausedClone(t, tmpl)
 	_, p2 := s.clone(t, "clone2", tmpl)
 	p2.Expect("get", "from the template")
 	p2.Expect("sum", tmpl.sum)
@@ -139,7 +140,13 @@ func (s Subject) template(t *testing.T, store string) saved {
 // clone starts a machine from a saved state and waits for its first answer.
 func (s Subject) clone(t *testing.T, id string, from saved) (hypervisor.Machine, *Port) {
 	t.Helper()
+	return s.cloneOf(t, id, from, small)
+}
+
+func (s Subject) cloneOf(t *testing.T, id string, from saved, memory int64) (hypervisor.Machine, *Port) {
+	t.Helper()
 	spec := s.Spec(t, id)
+	spec.Memory = memory
 	spec.RAM.Path = from.ram
 	spec.Restore = &hypervisor.Restore{Devices: from.devices}
 	d := s.New(t)
@@ -159,6 +166,24 @@ func (s Subject) clone(t *testing.T, id string, from saved) (hypervisor.Machine,
 	t.Logf("%s: started in %v, agent answered after %v; %d MiB private", id,
 		started.Round(time.Millisecond), answered.Round(time.Millisecond), u.Private/mib)
 	return m, port
+}
+
+// pausedClone: with StartPaused a clone runs nothing until it is let on.
+func (s Subject) pausedClone(t *testing.T, from saved) {
+	t.Helper()
+	spec := s.Spec(t, "held")
+	spec.RAM.Path = from.ram
+	spec.Restore = &hypervisor.Restore{Devices: from.devices}
+	spec.StartPaused = true
+	m := Start(t, s.New(t), spec)
+	port := Dial(t, m.Ref().Endpoint)
+	if got, err := port.Try(300*time.Millisecond, "ping early"); err == nil {
+		t.Errorf("a clone that was to be held answered %q", got)
+	}
+	if err := as[hypervisor.Pauser](t, m).Resume(limited(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	port.Expect("get", "from the template")
 }
 
 // save saves a running clone apart from the file that its RAM maps, and lets
@@ -195,16 +220,21 @@ func (s Subject) save(t *testing.T, m hypervisor.Machine, store, name, base stri
 	return out
 }
 
-// saveOwnRAM saves and restores a machine whose RAM maps no file.
+// large is more memory than lies in one piece below 4 GiB of addresses.
+const large = 4096 * mib
+
+// saveOwnRAM saves and restores a large machine whose RAM maps no file.
 func (s Subject) saveOwnRAM(t *testing.T, store string) {
 	t.Helper()
-	m := Start(t, s.New(t), s.Spec(t, "own"))
+	spec := s.Spec(t, "own")
+	spec.Memory = large
+	m := Start(t, s.New(t), spec)
 	port := Dial(t, m.Ref().Endpoint)
 	port.Expect("set of its own", "ok")
 	port.Expect("fill 8", "ok")
 	sum := port.Ask("sum")
 	state := s.save(t, m, store, "own", "", port)
-	_, p := s.clone(t, "ownclone", state)
+	_, p := s.cloneOf(t, "ownclone", state, large)
 	p.Expect("get", "of its own")
 	p.Expect("sum", sum)
 }

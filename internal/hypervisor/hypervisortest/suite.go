@@ -33,7 +33,10 @@ type Subject struct {
 	User *hypervisor.Credential
 }
 
-const mib = 1 << 20
+const (
+	mib   = 1 << 20
+	small = 256 * mib // a machine's memory, where it does not matter
+)
 
 // Run runs the suite.
 func Run(t *testing.T, s Subject) {
@@ -60,7 +63,7 @@ func (s Subject) Spec(t testing.TB, id string) hypervisor.Spec {
 	t.Cleanup(func() { os.RemoveAll(base) })
 	spec := hypervisor.Spec{
 		ID: id, Dir: filepath.Join(base, id), SockDir: filepath.Join(base, "s"), User: s.User,
-		CPUs: 1, Memory: 256 * mib, Kernel: s.Kernel, Initrd: s.Initrd, KernelHZ: s.HZ,
+		CPUs: 1, Memory: small, Kernel: s.Kernel, Initrd: s.Initrd, KernelHZ: s.HZ,
 		Cmdline: "quiet cryptomgr.notests",
 	}
 	spec.Console.Log = filepath.Join(spec.Dir, paths.ConsoleLog)

@@ -49,7 +49,7 @@ func cmdline(spec hypervisor.Spec, host hypervisor.Host) string {
 		// Under emulation the guest's TSC is the host's. A guest that is
 		// told its rate calibrates nothing, which is where boots hang on a
 		// busy host, and told that it is reliable does not give it up for
-		// a clock of 4 ms (docs/decisions/0008-emulated-clocks.md).
+		// a clock of 4 ms (docs/decisions/0011-emulated-clocks.md).
 		hz := spec.KernelHZ
 		if hz == 0 {
 			hz = hertz

@@ -155,7 +155,6 @@ func TestUserOfItsOwn(t *testing.T) {
 	t.Run("Host", func(t *testing.T) {
 		s := subject(t, "")
 		s.User = user
-		t.Run("Life", s.Life)
 		t.Run("Clones", s.Clones)
 		t.Run("Confined", func(t *testing.T) { confined(t, s) })
 	})
