@@ -33,9 +33,13 @@ func (s *Server) exec(ctx context.Context, st *mux.Stream, body []byte) error {
 	if err := decode(body, &req); err != nil {
 		return err
 	}
-	e := newExecution(s.execs, &req)
-	if err := s.execs.add(e); err != nil {
+	e := newExecution(s.execs, &req, body)
+	before, err := s.execs.add(e)
+	if err != nil {
 		return err
+	}
+	if before != nil {
+		return before.serve(&reader{e: before, st: st})
 	}
 	p, failure := s.execs.start(ctx, &req)
 	if failure != nil {

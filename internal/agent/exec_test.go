@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/banger-dev/banger/internal/agent"
 	"github.com/banger-dev/banger/internal/errs"
 	"github.com/banger-dev/banger/internal/guest"
 	"github.com/banger-dev/banger/internal/guest/guesttest"
@@ -448,13 +449,65 @@ func TestAnIDIsTakenOnce(t *testing.T) {
 	}
 	defer p.Close()
 	p.Recv()
-	q, err := c.Exec(t.Context(), req)
+	other := req
+	other.Argv = []string{"cat", "-"}
+	q, err := c.Exec(t.Context(), other)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer q.Close()
 	if _, err := q.Recv(); errs.CodeOf(err) != "command_exists" {
 		t.Error(err)
+	}
+	// The very same once more is a host that lost its link too early.
+	same, err := c.Exec(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer same.Close()
+	send(t, same, []byte("once"))
+	if r, err := drain(same); err != nil || string(r.stdout) != "once" {
+		t.Errorf("%q %v", r.stdout, err)
+	}
+}
+
+func TestCommandsThatNobodyWasDoneWithMakeRoom(t *testing.T) {
+	const room = 20
+	g := guesttest.Unix(t, func(o *agent.Options) { o.MaxExecs = room })
+	c := dial(t, g)
+	for range 2*room + 5 {
+		p, err := c.Exec(t.Context(), wire.ExecRequest{Argv: []string{"/bin/true"}, OrphanMS: 1 << 30})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			var out wire.ExecOutput
+			if out, err = p.Recv(); out.Exit != nil && out.Exit.Code != 0 {
+				t.Fatalf("%+v", out.Exit)
+			}
+		}
+		if !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+		p.Close()
+	}
+	if n := g.Server.Execs(); n > room {
+		t.Errorf("%d commands are kept", n)
+	}
+}
+
+// A command that turns little input into much output must not wait for acks
+// that wait for it.
+func TestAcksPassInputThatWaits(t *testing.T) {
+	c := dial(t, guesttest.Unix(t))
+	p, err := c.Exec(t.Context(), wire.ExecRequest{Argv: []string{"sh", "-c", "head -c 5000000 /dev/zero; cat"}, Stdin: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	send(t, p, make([]byte, wire.StdinWindow)) // before anything is received
+	if r, err := drain(p); err != nil || len(r.stdout) != 5_000_000+wire.StdinWindow {
+		t.Errorf("%d bytes, %v", len(r.stdout), err)
 	}
 }
 

@@ -29,6 +29,9 @@ func newExecs(opts Options) *execs {
 	if opts.CgroupRoot == "" {
 		opts.CgroupRoot = "/sys/fs/cgroup"
 	}
+	if opts.MaxExecs == 0 {
+		opts.MaxExecs = wire.MaxExecs
+	}
 	return &execs{opts: opts, byID: make(map[string]*execution), drains: make(map[*os.File]bool)}
 }
 
@@ -38,23 +41,48 @@ func (x *execs) count() int {
 	return len(x.byID)
 }
 
-// add reserves an id.
-func (x *execs) add(e *execution) error {
+// add reserves an id. Where the very same command was asked for before, by a
+// host that lost its link before it heard of it, that one is given.
+func (x *execs) add(e *execution) (before *execution, err error) {
 	if e.id == "" || len(e.id) > 64 {
-		return errs.New(errs.Invalid, "bad_request", "a command's id has 1 to 64 bytes")
+		return nil, errs.New(errs.Invalid, "bad_request", "a command's id has 1 to 64 bytes")
+	}
+	if x.count() >= x.opts.MaxExecs {
+		x.evict()
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	before = x.byID[e.id]
 	switch {
 	case x.closed:
-		return errs.New(errs.Unavailable, "agent_stops", "the agent is stopping")
-	case x.byID[e.id] != nil:
-		return errs.New(errs.Conflict, "command_exists", "command %q exists already", e.id)
-	case len(x.byID) >= wire.MaxExecs:
-		return errs.New(errs.Exhausted, "too_many_commands", "%d commands are kept already", len(x.byID))
+		return nil, errs.New(errs.Unavailable, "agent_stops", "the agent is stopping")
+	case before != nil && before.asked == e.asked:
+		return before, nil
+	case before != nil:
+		return nil, errs.New(errs.Conflict, "command_exists", "another command has the id %q", e.id)
+	case len(x.byID) >= x.opts.MaxExecs:
+		return nil, errs.New(errs.Exhausted, "too_many_commands", "%d commands are kept already", len(x.byID))
 	}
 	x.byID[e.id] = e
-	return nil
+	return nil, nil
+}
+
+// evict forgets the commands that have ended and that nobody reads: of hosts
+// that never said that they were done.
+func (x *execs) evict() {
+	x.mu.Lock()
+	all := make([]*execution, 0, len(x.byID))
+	for _, e := range x.byID {
+		all = append(all, e)
+	}
+	x.mu.Unlock()
+	for _, e := range all {
+		e.mu.Lock()
+		if e.exit != nil && e.reader == nil {
+			e.forget()
+		}
+		e.mu.Unlock()
+	}
 }
 
 func (x *execs) find(id string) (*execution, error) {

@@ -29,6 +29,7 @@ const (
 // and its exit status until the host has it.
 type execution struct {
 	id     string
+	asked  string // the request's bytes
 	owner  *execs
 	orphan time.Duration
 	tty    bool
@@ -54,9 +55,9 @@ type execution struct {
 	orphaned *time.Timer
 }
 
-func newExecution(owner *execs, req *wire.ExecRequest) *execution {
+func newExecution(owner *execs, req *wire.ExecRequest, asked []byte) *execution {
 	e := &execution{
-		id: req.ID, owner: owner, tty: req.TTY,
+		id: req.ID, asked: string(asked), owner: owner, tty: req.TTY,
 		orphan: time.Duration(min(req.OrphanMS, 1<<40)) * time.Millisecond,
 	}
 	e.changed.L = &e.mu

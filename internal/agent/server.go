@@ -20,6 +20,8 @@ type Options struct {
 	CgroupRoot string
 	// NoCgroup leaves commands in the agent's own control group.
 	NoCgroup bool
+	// MaxExecs bounds how many commands are kept; 0 means wire.MaxExecs.
+	MaxExecs int
 }
 
 // Server answers the host. One Server serves any number of links; commands

@@ -25,9 +25,9 @@ type Guest struct {
 }
 
 // Unix runs a hosted agent behind a plain Unix socket until the test ends.
-func Unix(t testing.TB) *Guest {
+func Unix(t testing.TB, with ...func(*agent.Options)) *Guest {
 	t.Helper()
-	g := newGuest(link.Unix, filepath.Join(t.TempDir(), "agent.sock"))
+	g := newGuest(link.Unix, filepath.Join(t.TempDir(), "agent.sock"), with...)
 	l, err := net.Listen("unix", g.Endpoint.Path)
 	if err != nil {
 		t.Fatal(err)
@@ -47,13 +47,17 @@ func Serial(t testing.TB) *Guest {
 	return g
 }
 
-func newGuest(kind, path string) *Guest {
+func newGuest(kind, path string, with ...func(*agent.Options)) *Guest {
 	token := make([]byte, 32)
 	rand.Read(token)
 	sys := agent.NewHosted(token, nil)
+	opts := agent.Options{NoCgroup: true}
+	for _, f := range with {
+		f(&opts)
+	}
 	return &Guest{
 		Endpoint: hypervisor.Endpoint{Kind: kind, Path: path},
-		Token:    token, System: sys, Server: agent.NewServer(sys, agent.Options{NoCgroup: true}),
+		Token:    token, System: sys, Server: agent.NewServer(sys, opts),
 	}
 }
 

@@ -23,7 +23,7 @@ const (
 	MaxArgs       = 4096
 	MaxArgsBytes  = 2 << 20
 	MaxExecs      = 2048
-	StdinWindow   = 256 << 10      // of standard input may be sent beyond AckStdin
+	StdinWindow   = 1 << 20        // of standard input may be sent beyond AckStdin
 	SerialName    = "banger.agent" // the virtio-serial port's name
 	VsockPort     = 1024
 	AgentCgroup   = "banger.agent" // the agent's own control group, at the root
