@@ -2,7 +2,9 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"io"
+	"net"
 
 	"connectrpc.com/connect"
 
@@ -229,8 +231,8 @@ func (v *vmService) Dial(ctx context.Context, stream *connect.BidiStream[bangerv
 	}
 	_, err = io.CopyBuffer(struct{ io.Writer }{sender(func(b []byte) error { return stream.Send(&bangerv1.DialResponse{Data: b}) })},
 		struct{ io.Reader }{conn}, make([]byte, chunk))
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+		return nil // the caller has gone, or ended its half and with it the connection
 	}
 	return err
 }
