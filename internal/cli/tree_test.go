@@ -150,13 +150,13 @@ func TestExamplesParse(t *testing.T) {
 				if len(words) < 2 || words[0] != "banger" {
 					continue
 				}
-				c, rest, err := root.Find(words[1:])
+				c, _, err := root.Find(words[1:])
 				if err != nil || c == root || c.HasSubCommands() {
 					t.Errorf("%q: no such command", line)
 					continue
 				}
 				_, fresh := tree(t) // flags keep what they were told
-				c, rest, _ = fresh.Find(words[1:])
+				c, rest, _ := fresh.Find(words[1:])
 				if err := c.ParseFlags(rest); err != nil {
 					t.Errorf("%q: %v", line, err)
 				}

@@ -53,7 +53,6 @@ func (s *Service) Create(ctx context.Context, req CreateRequest, rep op.Reporter
 		return View{}, err
 	}
 	s.opt.Failpoint("row.after")
-	r = e.record()
 	octx, o, err := s.begin(ctx, e, VerbCreate)
 	if err != nil {
 		return View{}, errors.Join(err, s.forget(ctx, e))

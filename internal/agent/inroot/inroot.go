@@ -102,7 +102,7 @@ func (r *Root) mkdirAll(name string, mode uint32, links int) (*os.File, error) {
 	if err == nil {
 		return r.open(name, flags, 0)
 	}
-	if err != unix.EEXIST {
+	if !errors.Is(err, unix.EEXIST) {
 		return nil, &fs.PathError{Op: "mkdir", Path: name, Err: err}
 	}
 	target, err := readlinkat(parent, base)
@@ -191,7 +191,7 @@ func (r *Root) WriteFile(name string, data []byte, mode uint32) error {
 	}
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	fd, err := unix.Openat(int(parent.Fd()), temp, flags, mode)
-	if err == unix.EEXIST { // left over by an agent that died here
+	if errors.Is(err, unix.EEXIST) { // left over by an agent that died here
 		if err = unix.Unlinkat(int(parent.Fd()), temp, 0); err == nil {
 			fd, err = unix.Openat(int(parent.Fd()), temp, flags, mode)
 		}
@@ -250,7 +250,7 @@ func (r *Root) Remove(name string) error {
 	}
 	defer parent.Close()
 	err = unix.Unlinkat(int(parent.Fd()), base, 0)
-	if err != nil && err != unix.ENOENT {
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return &fs.PathError{Op: "remove", Path: name, Err: err}
 	}
 	return nil

@@ -121,7 +121,7 @@ func (s *socket) ask(m *message, each func(reply) error) error {
 	}
 	for {
 		n, from, err := unix.Recvfrom(s.fd, s.buf, 0)
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {

@@ -143,7 +143,8 @@ func run() error {
 func move(p *os.File, verb byte, left int64, buf []byte) error {
 	for left > 0 {
 		b := buf[:min(left, int64(len(buf)))]
-		n, err := 0, error(nil)
+		var n int
+		var err error
 		if verb == 'r' {
 			n, err = p.Read(b)
 		} else {
