@@ -139,7 +139,7 @@ func runConfigEdit(ctx context.Context, a *app) error {
 	cmd := exec.CommandContext(ctx, words[0], append(words[1:], path)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.p.In, a.p.Out, a.p.Err
 	if err := cmd.Run(); err != nil {
-		return errs.Wrap(err, errs.Unavailable, "editor_failed", "editor %q", editor).(*errs.Error).WithHint("EDITOR=nano banger config edit")
+		return errs.New(errs.Unavailable, "editor_failed", "editor %q", editor).Because(err).WithHint("EDITOR=nano banger config edit")
 	}
 	return a.checkConfig(path)
 }
