@@ -54,7 +54,7 @@ func (x *execs) environment(ctx context.Context, req *wire.ExecRequest, who *use
 	}
 	readEnvironment(e, "/etc/environment")
 	if req.Toolchain {
-		for _, kv := range x.tools.environment(ctx, cwd, e) {
+		for _, kv := range x.tools.environment(ctx, cwd, who.home, e) {
 			e.set(kv.Key, kv.Value)
 		}
 	}

@@ -32,7 +32,7 @@ func newExecs(opts Options) *execs {
 	if opts.MaxExecs == 0 {
 		opts.MaxExecs = wire.MaxExecs
 	}
-	return &execs{opts: opts, byID: make(map[string]*execution), drains: make(map[*os.File]bool)}
+	return &execs{opts: opts, tools: toolchain{programs: misePrograms}, byID: make(map[string]*execution), drains: make(map[*os.File]bool)}
 }
 
 func (x *execs) count() int {

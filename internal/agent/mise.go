@@ -20,6 +20,8 @@ const miseLimit = 30 * time.Second
 // toolchain asks the guest's mise for the environment of a workspace. In a
 // guest without mise or without its files it costs a few stats.
 type toolchain struct {
+	programs []string // where mise may be
+
 	mu    sync.Mutex
 	key   string // what the answer was for
 	known []wire.KV
@@ -34,14 +36,14 @@ var (
 )
 
 // environment gives mise's variables for a command in cwd. Where mise fails,
-// the command runs without.
-func (t *toolchain) environment(ctx context.Context, cwd string, base *environ) []wire.KV {
-	root := workspace()
-	if root == "" || cwd != root && !strings.HasPrefix(cwd, root+"/") {
+// the command runs without. A plain VM's commands run in the home directory,
+// and there nothing is looked for.
+func (t *toolchain) environment(ctx context.Context, cwd, home string, base *environ) []wire.KV {
+	if cwd == home || cwd == "/" {
 		return nil
 	}
 	program := ""
-	for _, p := range misePrograms {
+	for _, p := range t.programs {
 		if executable(p) == nil {
 			program = p
 			break
@@ -50,7 +52,7 @@ func (t *toolchain) environment(ctx context.Context, cwd string, base *environ) 
 	if program == "" {
 		return nil
 	}
-	key := miseKey(cwd, root)
+	key, top := miseKey(cwd, home)
 	if key == "" {
 		return nil
 	}
@@ -60,36 +62,38 @@ func (t *toolchain) environment(ctx context.Context, cwd string, base *environ) 
 	if fresh {
 		return known
 	}
+	// The guest is the user's own sandbox, and so is what was put into it.
+	trust := wire.KV{Key: "MISE_TRUSTED_CONFIG_PATHS", Value: top}
+	base.set(trust.Key, trust.Value)
 	known, err := askMise(ctx, program, cwd, base.list())
 	if err != nil {
-		return nil
+		return []wire.KV{trust}
 	}
+	known = append(known, trust)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.key, t.known = key, known
 	return known
 }
 
-// miseKey names the state of mise's files from cwd up to the workspace's
-// root; "" where there are none.
-func miseKey(cwd, root string) string {
-	var key strings.Builder
-	for dir := cwd; ; dir = filepath.Dir(dir) {
+// miseKey names the state of mise's files from cwd upwards, below home and the
+// root, and the topmost directory that has one; "" where there are none.
+func miseKey(cwd, home string) (key, top string) {
+	var b strings.Builder
+	for dir := cwd; dir != home && dir != "/" && dir != "."; dir = filepath.Dir(dir) {
 		for _, name := range miseFiles {
 			var st unix.Stat_t
 			path := filepath.Join(dir, name)
 			if unix.Stat(path, &st) == nil {
-				fmt.Fprintf(&key, "%s:%d:%d.%d;", path, st.Size, st.Mtim.Sec, st.Mtim.Nsec)
+				fmt.Fprintf(&b, "%s:%d:%d.%d;", path, st.Size, st.Mtim.Sec, st.Mtim.Nsec)
+				top = dir
 			}
 		}
-		if dir == root || dir == "/" {
-			break
-		}
 	}
-	if key.Len() == 0 {
-		return ""
+	if b.Len() == 0 {
+		return "", ""
 	}
-	return cwd + "|" + key.String()
+	return cwd + "|" + b.String(), top
 }
 
 func askMise(ctx context.Context, program, cwd string, env []string) ([]wire.KV, error) {

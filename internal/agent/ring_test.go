@@ -75,14 +75,15 @@ func TestMiseIsAskedOnlyWhereItsFilesAre(t *testing.T) {
 	root := t.TempDir()
 	sub := filepath.Join(root, "a", "b")
 	os.MkdirAll(sub, 0o755)
-	if key := miseKey(sub, root); key != "" {
+	home := filepath.Dir(root)
+	if key, _ := miseKey(sub, home); key != "" {
 		t.Errorf("key %q without files", key)
 	}
 	os.WriteFile(filepath.Join(root, ".tool-versions"), []byte("go 1.26\n"), 0o644)
-	first := miseKey(sub, root)
+	first, top := miseKey(sub, home)
 	os.WriteFile(filepath.Join(root, ".tool-versions"), []byte("go 1.26.8\n"), 0o644)
-	if second := miseKey(sub, root); first == "" || first == second {
-		t.Errorf("a changed file has the same key: %q", second)
+	if second, _ := miseKey(sub, home); first == "" || first == second || top != root {
+		t.Errorf("a changed file has the same key: %q (%s)", second, top)
 	}
 	if got, err := parseMise([]byte(`{"PATH":"/x:/y","A":"q\"z"}`)); err != nil || len(got) != 2 {
 		t.Error(got, err)
@@ -91,6 +92,42 @@ func TestMiseIsAskedOnlyWhereItsFilesAre(t *testing.T) {
 		if _, err := parseMise([]byte(bad)); err == nil {
 			t.Errorf("took %q", bad)
 		}
+	}
+}
+
+func TestMisesEnvironmentIsAskedForOnce(t *testing.T) {
+	home := t.TempDir()
+	repo := filepath.Join(home, "repo")
+	os.MkdirAll(filepath.Join(repo, "sub"), 0o755)
+	os.WriteFile(filepath.Join(repo, "mise.toml"), []byte("[tools]\n"), 0o644)
+	fake, asked := filepath.Join(home, "mise"), filepath.Join(home, "asked")
+	script := "#!/bin/sh\necho x >>" + asked + "\necho '{\"TOOL\":\"'$1-$MISE_TRUSTED_CONFIG_PATHS'\",\"PWD2\":\"'$PWD'\"}'\n"
+	os.WriteFile(fake, []byte(script), 0o755)
+	tools := toolchain{programs: []string{filepath.Join(home, "none"), fake}}
+	ask := func(cwd string) *environ {
+		e := &environ{values: map[string]string{}}
+		e.set("PATH", defaultPath)
+		for _, kv := range tools.environment(t.Context(), cwd, home, e) {
+			e.set(kv.Key, kv.Value)
+		}
+		return e
+	}
+	for range 3 {
+		e := ask(filepath.Join(repo, "sub"))
+		if e.get("TOOL") != "env-"+repo || e.get("PWD2") != filepath.Join(repo, "sub") || e.get("MISE_TRUSTED_CONFIG_PATHS") != repo {
+			t.Errorf("%q", e.list())
+		}
+	}
+	if e := ask(home); e.get("TOOL") != "" {
+		t.Errorf("asked in the home directory: %q", e.list())
+	}
+	if b, _ := os.ReadFile(asked); string(b) != "x\n" {
+		t.Errorf("asked %d times", len(b)/2)
+	}
+	os.WriteFile(fake, []byte("#!/bin/sh\nexit 1\n"), 0o755)
+	os.WriteFile(filepath.Join(repo, "mise.toml"), []byte("broken"), 0o644)
+	if e := ask(repo); e.get("TOOL") != "" || e.get("MISE_TRUSTED_CONFIG_PATHS") != repo {
+		t.Errorf("mise failed: %q", e.list())
 	}
 }
 
