@@ -1,8 +1,9 @@
 // Package wire is the protocol between the daemon and banger's agent in the
 // guest: versions, methods, messages and frames. Both ends import it and
-// nothing else in common; it uses the standard library and protobuf's wire
-// primitives only, so that the agent stays small and quick to start under
-// emulation. docs/agent-protocol.md is its prose twin.
+// nothing else in common. It uses the standard library only: the agent must be
+// small and quick to start under emulation, where protobuf's own module would
+// read the program's binary before main to seed itself. docs/agent-protocol.md
+// is its prose twin.
 //
 // The host is always the client: it opens streams and asks, the guest only
 // answers. The first message on a stream is a Request; what follows depends on
