@@ -34,7 +34,7 @@ func main() {
 		}
 	case os.Getpid() == 1:
 		err := boot.Init(ctx)
-		fmt.Fprintln(os.Stderr, "banger: boot failed:", err)
+		fmt.Fprintf(os.Stderr, "banger: %v: stopping the machine\n", err)
 		boot.Halt(false)
 	default:
 		fmt.Println("banger-vsock-agent", buildinfo.Get().Version)

@@ -45,8 +45,9 @@ type Step struct {
 	Micros int64  `json:"us"`
 }
 
-// Init is PID 1. It returns only when the boot failed and there is nothing
-// left to run; the caller then stops the machine with the error as last word.
+// Init is PID 1. It returns only when the boot failed or the agent ended, and
+// there is nothing left to run; the caller then stops the machine with the
+// error as last word.
 func Init(ctx context.Context) error {
 	c := &chain{}
 	for _, s := range []struct {
@@ -68,7 +69,7 @@ func Init(ctx context.Context) error {
 		err := s.run(ctx)
 		c.step(s.name, start)
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
+			return fmt.Errorf("boot failed: %s: %w", s.name, err)
 		}
 	}
 	return c.supervise(ctx)

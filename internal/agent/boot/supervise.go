@@ -209,12 +209,11 @@ func (p *pid1) reap(gone chan<- error) {
 }
 
 // become runs the image's init in this process. It returns only when that
-// failed.
+// failed. What signals were caught for goes with the program.
 func (p *pid1) become() error {
 	if p.init == "" {
 		return errors.New("the image has no init")
 	}
-	signal.Reset()
 	argv := append([]string{p.init}, os.Args[1:]...)
 	return fmt.Errorf("exec %s: %w", p.init, syscall.Exec(p.init, argv, os.Environ()))
 }

@@ -102,5 +102,5 @@ func (Real) Network(c netcfg.Config) error {
 	if err != nil {
 		return err
 	}
-	return netcfg.Apply(card, c)
+	return netcfg.Apply("/sys", card, c)
 }

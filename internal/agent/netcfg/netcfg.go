@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -83,12 +84,53 @@ func Card(sysfs string) (string, error) {
 	return filepath.Base(filepath.Dir(names[0])), nil
 }
 
+// loopback is lo's index: the kernel makes it first.
+const loopback = 1
+
 // LoopbackUp brings lo up, which gives it its addresses.
-func LoopbackUp() error { return with(func(s *socket) error { return s.up("lo") }) }
+func LoopbackUp() error {
+	return with(func(s *socket) error {
+		if err := s.ask(linkMessage(loopback, true), nil); err != nil {
+			return fmt.Errorf("bring lo up: %w", err)
+		}
+		return nil
+	})
+}
 
 // Apply gives the interface its configuration. Repeating it changes nothing.
-func Apply(name string, c Config) error {
-	return with(func(s *socket) error { return s.apply(name, c) })
+func Apply(sysfs, name string, c Config) error {
+	link, err := readLink(sysfs, name)
+	if err != nil {
+		return err
+	}
+	return with(func(s *socket) error { return s.apply(link, c) })
+}
+
+// link is an interface as it stands.
+type link struct {
+	name       string
+	index, mtu int
+	mac        string
+	up         bool
+}
+
+// readLink reads an interface from sysfs, which costs less than asking for the
+// list of all.
+func readLink(sysfs, name string) (link, error) {
+	l := link{name: name}
+	read := func(file string) string {
+		b, _ := os.ReadFile(filepath.Join(sysfs, "class/net", name, file))
+		return strings.TrimSpace(string(b))
+	}
+	var err error
+	if l.index, err = strconv.Atoi(read("ifindex")); err != nil {
+		return l, fmt.Errorf("interface %s: no index", name)
+	}
+	l.mtu, _ = strconv.Atoi(read("mtu"))
+	l.mac = read("address")
+	flags, _ := strconv.ParseUint(read("flags"), 0, 32)
+	l.up = flags&unix.IFF_UP != 0
+	return l, nil
 }
 
 // socket is an rtnetlink socket.
@@ -156,34 +198,16 @@ func (s *socket) ask(m *message, each func(reply) error) error {
 	}
 }
 
-func (s *socket) up(name string) error {
-	ifc, err := net.InterfaceByName(name)
-	if err != nil {
+func (s *socket) apply(l link, c Config) error {
+	if err := s.link(l, c); err != nil {
 		return err
 	}
-	if ifc.Flags&net.FlagUp != 0 {
-		return nil
-	}
-	if err := s.ask(linkMessage(ifc.Index, true), nil); err != nil {
-		return fmt.Errorf("bring %s up: %w", name, err)
-	}
-	return nil
-}
-
-func (s *socket) apply(name string, c Config) error {
-	ifc, err := net.InterfaceByName(name)
-	if err != nil {
-		return err
-	}
-	if err := s.link(ifc, c); err != nil {
-		return err
-	}
-	if err := s.addresses(ifc.Index, c); err != nil {
+	if err := s.addresses(l.index, c); err != nil {
 		return err
 	}
 	return errors.Join(
-		s.route(ifc.Index, unix.AF_INET, c.Gateway4),
-		s.route(ifc.Index, unix.AF_INET6, c.Gateway6))
+		s.route(l.index, unix.AF_INET, c.Gateway4),
+		s.route(l.index, unix.AF_INET6, c.Gateway6))
 }
 
 // route sets a family's default route, or takes away the one by this card.
@@ -202,23 +226,23 @@ func (s *socket) route(index int, family uint8, gateway netip.Addr) error {
 }
 
 // link sets MAC and MTU, and brings the card up.
-func (s *socket) link(ifc *net.Interface, c Config) error {
-	m := linkMessage(ifc.Index, true)
-	change := ifc.Flags&net.FlagUp == 0
-	if hw, err := net.ParseMAC(c.MAC); err == nil && hw.String() != ifc.HardwareAddr.String() {
+func (s *socket) link(l link, c Config) error {
+	m := linkMessage(l.index, true)
+	change := !l.up
+	if hw, err := net.ParseMAC(c.MAC); err == nil && hw.String() != l.mac {
 		m.attr(unix.IFLA_ADDRESS, hw)
 		change = true
 	}
-	if c.MTU != 0 && c.MTU != ifc.MTU {
+	if c.MTU != 0 && c.MTU != l.mtu {
 		m.attr32(unix.IFLA_MTU, uint32(c.MTU))
 		change = true
 	}
 	if !change {
 		return nil
 	}
-	quiet(ifc.Name)
+	quiet(l.name)
 	if err := s.ask(m, nil); err != nil {
-		return fmt.Errorf("set up %s: %w", ifc.Name, err)
+		return fmt.Errorf("set up %s: %w", l.name, err)
 	}
 	return nil
 }

@@ -98,6 +98,26 @@ func TestCardPassesOverWhatHasNoDevice(t *testing.T) {
 	}
 }
 
+func TestReadLink(t *testing.T) {
+	sysfs := t.TempDir()
+	dir := filepath.Join(sysfs, "class/net/eth0")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readLink(sysfs, "eth0"); err == nil {
+		t.Error("an interface without an index")
+	}
+	for file, text := range map[string]string{"ifindex": "2\n", "mtu": "1500\n", "address": "52:54:00:00:00:01\n", "flags": "0x1003\n"} {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := link{name: "eth0", index: 2, mtu: 1500, mac: "52:54:00:00:00:01", up: true}
+	if got, err := readLink(sysfs, "eth0"); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func FuzzMessagesFromTheKernel(f *testing.F) {
 	f.Add(addrMessage(unix.RTM_NEWADDR, 1, netip.MustParsePrefix("10.0.0.1/8")).finish(1))
 	f.Add([]byte{17, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1})

@@ -2,8 +2,8 @@ package system
 
 import (
 	"context"
-	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -21,6 +21,7 @@ const (
 	defaultStop = 30 * time.Second
 	maxStop     = time.Hour
 	syncLimit   = 5 * time.Second
+	askAgain    = 3 * time.Second
 )
 
 // systemd's signals for an orderly stop (systemd(1), "SIGNALS").
@@ -48,32 +49,33 @@ func (s *System) Shutdown(_ context.Context, req wire.ShutdownRequest) error {
 }
 
 func (s *System) stop(reboot bool, limit time.Duration) {
-	backstop := time.NewTimer(limit)
-	defer backstop.Stop()
-	pause := time.NewTimer(headStart)
-	defer pause.Stop()
-	select {
-	case <-s.life.Done():
+	ctx, cancel := context.WithTimeout(s.life, limit)
+	defer cancel()
+	if pause(ctx, headStart) != nil {
 		return
-	case <-pause.C:
 	}
-	if err := s.askInit(reboot); err != nil {
-		logf("stop: %v", err)
+	for {
+		if err := s.askInit(ctx, reboot); err != nil && ctx.Err() == nil {
+			logf("stop: %v", err)
+		}
+		// A system that is still coming up may have missed it.
+		if pause(ctx, askAgain) != nil {
+			break
+		}
 	}
-	select {
-	case <-s.life.Done():
-	case <-backstop.C:
+	if s.life.Err() == nil {
 		logf("the system did not stop within %s: stopping the machine", limit)
 		haltNow(reboot)
 	}
 }
 
-// askInit asks PID 1 to stop the system, in the language it speaks.
-func (s *System) askInit(reboot bool) error {
+// askInit asks PID 1 to stop the system, in the language it speaks. Asking
+// again does no harm.
+func (s *System) askInit(ctx context.Context, reboot bool) error {
 	if asked, err := s.pid1.Stop(reboot); asked || err != nil {
 		return err
 	}
-	if hasSystemd() {
+	if isSystemd(s.handoff.Init) {
 		sig := sigPowerOff
 		if reboot {
 			sig = sigReboot
@@ -85,12 +87,13 @@ func (s *System) askInit(reboot bool) error {
 	if reboot {
 		tool = "/sbin/reboot"
 	}
-	return exec.CommandContext(s.life, tool).Run()
+	return exec.CommandContext(ctx, tool).Run()
 }
 
-func hasSystemd() bool {
-	info, err := os.Stat("/run/systemd/system")
-	return err == nil && info.IsDir()
+// isSystemd says whether the image's init is systemd, whatever it is called.
+func isSystemd(init string) bool {
+	program, err := filepath.EvalSymlinks(init)
+	return err == nil && filepath.Base(program) == "systemd"
 }
 
 // haltNow stops the machine without asking anyone, after writing out what can

@@ -87,7 +87,7 @@ func TestStateFollowsTheHandover(t *testing.T) {
 	}
 }
 
-func TestShutdownAnswersFirstAndAsksOnce(t *testing.T) {
+func TestShutdownAnswersFirstAndAsksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &pid1{}
 		life, end := context.WithCancel(t.Context())
@@ -107,6 +107,11 @@ func TestShutdownAnswersFirstAndAsksOnce(t *testing.T) {
 		if asked := p.asked(); !slices.Equal(asked, []bool{true}) {
 			t.Errorf("asked %v", asked)
 		}
+		time.Sleep(askAgain)
+		synctest.Wait()
+		if asked := p.asked(); len(asked) != 2 {
+			t.Errorf("asked %v after a while", asked)
+		}
 		end() // before the backstop, which would stop this machine
 		synctest.Wait()
 	})
@@ -121,6 +126,27 @@ func TestGrowKnowsItsDisks(t *testing.T) {
 	}
 	if err := s.Clock(t.Context(), wire.ClockRequest{UnixNS: -1}); !errs.Is(err, errs.Invalid) {
 		t.Errorf("clock: %v", err)
+	}
+}
+
+func TestSystemdIsKnownBehindLinks(t *testing.T) {
+	dir := t.TempDir()
+	for name, target := range map[string]string{"init": "lib/systemd", "lib": "usr"} {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "usr"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if isSystemd(filepath.Join(dir, "init")) {
+		t.Error("a link to nothing")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "usr/systemd"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if !isSystemd(filepath.Join(dir, "init")) || isSystemd("/sbin/none") || isSystemd("") {
+		t.Error("not known")
 	}
 }
 

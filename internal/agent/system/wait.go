@@ -37,7 +37,7 @@ func (s *System) Wait(ctx context.Context, req wire.WaitRequest) (wire.WaitReply
 		return wire.WaitReply{}, errNotUp
 	}
 	systemctl, err := exec.LookPath("systemctl")
-	if err != nil {
+	if err != nil || !isSystemd(s.handoff.Init) {
 		return wire.WaitReply{State: "running"}, nil // an init that cannot be asked
 	}
 	reply, err := settle(ctx, systemctl)
