@@ -73,10 +73,10 @@ func TestEveryFieldOfEveryMessageComesBack(t *testing.T) {
 // The bytes are protobuf's: these are what its own tools give.
 func TestTheBytesAreProtobufs(t *testing.T) {
 	for want, m := range map[string]Message{
-		"\x08\x96\x01\x12\x07testing":              &Chunk{Off: 150, Data: []byte("testing")},
-		"9\x00\x00\x00\x00\x00\x00\xf8\x3f":          &Stats{Load1: 1.5},
+		"\x08\x96\x01\x12\x07testing":                  &Chunk{Off: 150, Data: []byte("testing")},
+		"9\x00\x00\x00\x00\x00\x00\xf8\x3f":            &Stats{Load1: 1.5},
 		"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01": &ClockRequest{UnixNS: -1},
-		"\x12\x01a\x12\x00":                         &ExecRequest{Argv: []string{"a", ""}},
+		"\x12\x01a\x12\x00":                            &ExecRequest{Argv: []string{"a", ""}},
 	} {
 		if got := string(Append(nil, m)); got != want {
 			t.Errorf("%T: %q, not %q", m, got, want)
