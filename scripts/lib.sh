@@ -40,12 +40,29 @@ since() {
 	fi
 }
 
+# said is what the running stage last said.
+said() {
+	tail -c 400 "$log" | tr '\r' '\n' | grep -av -e '^$' -e '^[=+] ' -e '^== ' | tail -n 1 | tr -cd '[:print:]' | sed 's/^ *//' | cut -c 1-56 || true
+}
+
 # draw shows the running stage with its time and what it last said.
 draw() {
 	[[ $live == yes ]] || return 0
-	local last
-	last=$(tail -c 400 "$log" | tr '\r' '\n' | grep -av -e '^$' -e '^[=+] ' -e '^== ' | tail -n 1 | tr -cd '[:print:]' | cut -c 1-56) || true
-	printf '\r\033[K %s %-12s %-56s %8s' "$dots" "$stage_name" "$last" "$(since "$stage_start")"
+	printf '\r\033[K %s %-12s %-56s %8s' "$dots" "$stage_name" "$(said)" "$(since "$stage_start")"
+}
+
+# watch draws until it is ended; where nothing can be drawn over, it adds a
+# line now and then, so that a long stage is not taken for a dead one.
+watch() {
+	local pause=0.2
+	[[ $live == yes ]] || pause=30
+	while sleep "$pause" >/dev/null 2>&1 </dev/null; do # holds no pipe of ours open
+		if [[ $live == yes ]]; then
+			draw
+		else
+			printf '   %-12s %-62s %8s\n' "$stage_name" "$(said)" "$(since "$stage_start")"
+		fi
+	done
 }
 
 clear_line() {
@@ -65,7 +82,7 @@ give_up() {
 	clear_line
 	printf ' %s %-12s %s\n' "$cross" "${stage_name:-$(basename "$0")}" "$1" >&2
 	if [[ -s $log ]]; then
-		grep -v '^$' "$log" | tail -n 15 | sed 's/^/     /' >&2
+		awk '/^== / { n = 0; next } NF { line[n++] = $0 } END { for (i = n > 15 ? n - 15 : 0; i < n; i++) print "     " line[i] }' "$log" >&2
 		printf '   whole log: %s\n' "$log" >&2
 	fi
 	if [[ -n ${2:-} ]]; then printf '   %s\n' "$2" >&2; fi
@@ -76,16 +93,12 @@ give_up() {
 # command stays in the foreground, so that Ctrl-C is its own to answer.
 quietly() {
 	printf '+ %s\n' "$*" >>"$log"
-	local ticker='' status=0
-	if [[ $live == yes ]]; then
-		while sleep 0.2; do draw; done &
-		ticker=$!
-	fi
+	local watcher status=0
+	watch &
+	watcher=$!
 	"$@" >>"$log" 2>&1 </dev/null || status=$?
-	if [[ -n $ticker ]]; then
-		kill "$ticker" 2>/dev/null || true
-		wait "$ticker" 2>/dev/null || true
-	fi
+	kill "$watcher" 2>/dev/null || true
+	wait "$watcher" 2>/dev/null || true
 	return "$status"
 }
 
