@@ -56,7 +56,7 @@ draw() {
 watch() {
 	local pause=0.2
 	[[ $live == yes ]] || pause=30
-	while sleep "$pause" >/dev/null 2>&1 </dev/null; do # holds no pipe of ours open
+	while sleep "$pause" >/dev/null 2>&1; do # holds no pipe of ours open
 		if [[ $live == yes ]]; then
 			draw
 		else
