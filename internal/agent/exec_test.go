@@ -111,6 +111,7 @@ func TestStatusesAndUnmixedOutput(t *testing.T) {
 	dir := t.TempDir()
 	os.WriteFile(filepath.Join(dir, "plain"), []byte("echo from a script with no first line: $1\n"), 0o755)
 	os.WriteFile(filepath.Join(dir, "data"), nil, 0o644)
+	os.WriteFile(filepath.Join(dir, "foreign"), []byte("\x7fELF\x02\x01\x01\x00 of another machine"), 0o755)
 	for name, x := range map[string]struct {
 		req            wire.ExecRequest
 		code           uint32
@@ -133,6 +134,7 @@ func TestStatusesAndUnmixedOutput(t *testing.T) {
 		"cwd":                {req: wire.ExecRequest{Argv: []string{"pwd"}, Cwd: dir}, stdout: dir + "\n"},
 		"environment":        {req: wire.ExecRequest{Argv: []string{"sh", "-c", `echo "$A,$LANG"`}, Env: []wire.KV{{Key: "A", Value: "x=y z"}}}, stdout: "x=y z,C.UTF-8\n"},
 		"stdin is /dev/null": {req: wire.ExecRequest{Argv: []string{"cat"}}},
+		"a foreign program":  {req: wire.ExecRequest{Argv: []string{"./foreign"}, Cwd: dir}, code: 126, failure: "cannot_run"},
 		"empty name":         {req: wire.ExecRequest{Argv: []string{""}}, code: 127, failure: "not_found"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -246,6 +248,19 @@ func TestATerminal(t *testing.T) {
 	got := string(r.stdout) + string(rest.stdout)
 	if err != nil || rest.exit.Code != 5 || !strings.Contains(got, "44 99") || !strings.Contains(got, "<typed vt100>") {
 		t.Errorf("%+v %q %v", rest.exit, got, err)
+	}
+}
+
+func TestALoginShell(t *testing.T) {
+	c := dial(t, guesttest.Unix(t))
+	p, err := c.Exec(t.Context(), wire.ExecRequest{Shell: true, Stdin: true, Env: []wire.KV{{Key: "HOME", Value: t.TempDir()}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	go send(t, p, []byte("echo \"$0\"; exit 4\n"))
+	if r, err := drain(p); err != nil || !strings.Contains(string(r.stdout), "-") || r.exit.Code != 4 {
+		t.Errorf("%q %q %+v %v", r.stdout, r.stderr, r.exit, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -48,14 +49,7 @@ func (x *execs) start(ctx context.Context, req *wire.ExecRequest) (*process, *wi
 		return nil, failure
 	}
 	env := x.environment(ctx, req, who, cwd)
-	argv := req.Argv
-	if req.Shell {
-		argv = []string{"-" + filepath.Base(who.shell)}
-	}
-	if len(argv) == 0 || argv[0] == "" {
-		return nil, notFound("no command given")
-	}
-	path, failure := findCommand(req, who, argv[0], cwd, env.get("PATH"))
+	path, argv, failure := findCommand(req, who, cwd, env.get("PATH"))
 	if failure != nil {
 		return nil, failure
 	}
@@ -68,7 +62,7 @@ func (x *execs) start(ctx context.Context, req *wire.ExecRequest) (*process, *wi
 		_ = io.tty.Chown(int(who.credential.Uid), -1) // it is open already
 	}
 	p, err := x.fork(path, argv, &syscall.ProcAttr{Dir: cwd, Env: env.list(), Files: io.files()}, who, req.TTY)
-	if errors.Is(err, syscall.ENOEXEC) {
+	if errors.Is(err, syscall.ENOEXEC) && isText(path) {
 		// A script without a first line saying what it is for: as execvp does.
 		p, err = x.fork("/bin/sh", append([]string{"sh", path}, argv[1:]...),
 			&syscall.ProcAttr{Dir: cwd, Env: env.list(), Files: io.files()}, who, req.TTY)
@@ -116,16 +110,25 @@ func isDir(path string) bool {
 	return err == nil && st.IsDir()
 }
 
-// findCommand resolves argv[0]: with a slash in cwd, otherwise along PATH.
-func findCommand(req *wire.ExecRequest, who *user, name, cwd, path string) (string, *wire.Exit) {
+// findCommand gives the program of a request and its arguments.
+func findCommand(req *wire.ExecRequest, who *user, cwd, path string) (string, []string, *wire.Exit) {
 	if req.Shell {
 		for _, sh := range []string{who.shell, "/bin/bash", "/bin/sh"} {
 			if sh != "" && executable(sh) == nil {
-				return sh, nil
+				return sh, []string{"-" + filepath.Base(sh)}, nil // a login shell
 			}
 		}
-		return "", notFound("there is no shell in this guest")
+		return "", nil, notFound("there is no shell in this guest")
 	}
+	if len(req.Argv) == 0 || req.Argv[0] == "" {
+		return "", nil, notFound("no command given")
+	}
+	found, failure := resolve(req.Argv[0], cwd, path)
+	return found, req.Argv, failure
+}
+
+// resolve finds a command: with a slash in cwd, otherwise along path.
+func resolve(name, cwd, path string) (string, *wire.Exit) {
 	if strings.Contains(name, "/") {
 		full := name
 		if !filepath.IsAbs(name) {
@@ -159,6 +162,19 @@ func findCommand(req *wire.ExecRequest, who *user, name, cwd, path string) (stri
 		return "", cannotRun("%s: %v", name, blocked)
 	}
 	return "", notFound("%s: command not found", name)
+}
+
+// isText says whether a file looks like a script rather than a program for
+// another machine.
+func isText(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, 128)
+	n, err := f.Read(head)
+	return err == nil && !bytes.Contains(head[:n], []byte{0})
 }
 
 // executable says why a path cannot be run, as far as its inode tells.
