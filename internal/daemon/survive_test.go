@@ -31,8 +31,8 @@ func TestVMsOutliveTheDaemon(t *testing.T) {
 	h := newHouse(t)
 	h.start()
 	rounds, vms := 3, 3
-	if whole {
-		rounds, vms = 20, 10
+	if os.Getenv("BANGER_SOAK") != "" {
+		rounds, vms = 100, 20
 	}
 	pids := map[string]int64{}
 	for i := range vms {

@@ -62,6 +62,9 @@ func (s *Service) Create(ctx context.Context, req CreateRequest, rep op.Reporter
 	if err := s.make(octx, w, req); err != nil {
 		return View{}, s.abandon(ctx, w, err)
 	}
+	if octx.Err() != nil { // the caller left at the last moment: nobody knows of it
+		return View{}, s.abandon(ctx, w, context.Cause(octx))
+	}
 	if err := w.save(ctx, func(r *Record) { r.Doing, r.Reason, r.Failed = "", "", nil }); err != nil {
 		return View{}, s.abandon(ctx, w, err)
 	}

@@ -31,6 +31,25 @@ type entry struct {
 	// expires is rec.Expires on the monotonic clock.
 	expires time.Time
 	owners  owners
+	users   int // calls that use the guest now
+}
+
+// use notes that a call uses the guest, until what it returns is called.
+func (e *entry) use() (done func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.users++
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.users--
+	}
+}
+
+func (e *entry) inUse() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.users > 0
 }
 
 func (e *entry) record() Record {

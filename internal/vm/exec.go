@@ -55,6 +55,7 @@ func (s *Service) Exec(ctx context.Context, req ExecRequest, caller ExecIO) erro
 	if err := Legal(VerbExec, e.name(), s.state(e)); err != nil {
 		return err
 	}
+	defer e.use()()
 	x := &execution{s: s, e: e, caller: caller, wake: make(chan struct{}, 1)}
 	switch {
 	case req.Start != nil:
@@ -171,6 +172,9 @@ func (x *execution) run(ctx context.Context) error {
 		}
 		if _, f := x.e.facts(); !f.Alive || time.Since(lost) > attachLimit {
 			name := x.e.name()
+			x.mu.Lock()
+			x.bye = true // nobody will come back for it
+			x.mu.Unlock()
 			return errs.New(errs.Unavailable, "vm_ended", "%q ended while the command ran", name).WithHint("banger vm logs %s --console", name).Because(err)
 		}
 	}

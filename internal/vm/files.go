@@ -10,41 +10,43 @@ import (
 	"github.com/banger-dev/banger/internal/guest/wire"
 )
 
-// Client gives the client of a running VM's guest, which the caller shares
-// with others and must not close.
-func (s *Service) Client(ctx context.Context, ref string) (*guest.Client, View, error) {
+// client gives the client of a running VM's guest, which the caller shares
+// with others and must not close, and a function to call when it is done.
+func (s *Service) client(ctx context.Context, ref string) (*guest.Client, func(), error) {
 	e, err := s.find(ref)
 	if err != nil {
-		return nil, View{}, err
+		return nil, nil, err
 	}
 	if err := s.awaitBoot(ctx, e); err != nil {
-		return nil, View{}, err
+		return nil, nil, err
 	}
 	if err := Legal(VerbExec, e.name(), s.state(e)); err != nil {
-		return nil, View{}, err
+		return nil, nil, err
 	}
 	c, err := e.client(ctx)
 	if err != nil {
-		return nil, View{}, err
+		return nil, nil, err
 	}
-	return c, View{Record: e.record(), State: StateRunning}, nil
+	return c, e.use(), nil
 }
 
 // CopyIn unpacks a tar stream in the guest.
 func (s *Service) CopyIn(ctx context.Context, ref string, req wire.TarInRequest, r io.Reader) (wire.TarReply, error) {
-	c, _, err := s.Client(ctx, ref)
+	c, done, err := s.client(ctx, ref)
 	if err != nil {
 		return wire.TarReply{}, err
 	}
+	defer done()
 	return c.TarIn(ctx, req, r)
 }
 
 // CopyOut copies paths of the guest as a tar stream; its bytes are the guest's.
 func (s *Service) CopyOut(ctx context.Context, ref string, req wire.TarOutRequest, w io.Writer) (wire.TarReply, error) {
-	c, _, err := s.Client(ctx, ref)
+	c, done, err := s.client(ctx, ref)
 	if err != nil {
 		return wire.TarReply{}, err
 	}
+	defer done()
 	return c.TarOut(ctx, req, w)
 }
 
@@ -55,10 +57,11 @@ func (s *Service) Dial(ctx context.Context, ref, network, address string) (net.C
 	default:
 		return nil, errs.New(errs.Invalid, "network_invalid", "network: %q is not tcp, unix or agent", clip(network, 40)).WithHint("for example: tcp 127.0.0.1:22")
 	}
-	c, _, err := s.Client(ctx, ref)
+	c, done, err := s.client(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
+	defer done() // a connection may last: it does not hold the init up
 	return c.DialGuest(ctx, network, address)
 }
 

@@ -114,7 +114,11 @@ func (s *Service) reconcile(ctx context.Context, e *entry) error {
 		s.stopped(ctx, e, "its start was cut short: the daemon ended meanwhile", true, "vm.exited")
 		return nil
 	case r.Doing == VerbStop || r.Doing == VerbKill:
-		s.stopped(ctx, e, "stopped", false, "vm.stopped")
+		why := "stopped"
+		if !r.Expires.IsZero() && !r.Expires.After(time.Now()) {
+			why = "expired"
+		}
+		s.stopped(ctx, e, why, false, "vm.stopped")
 		return nil
 	case r.Machine == nil:
 		if r.Intent == Running {

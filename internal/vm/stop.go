@@ -192,23 +192,36 @@ func (s *Service) StopAll(ctx context.Context, budget time.Duration) error {
 	return first
 }
 
-// handoverLater lets the guest go on to its init after a moment.
+// handoverPatience is how many delays a guest that is being used is left with
+// the agent alone.
+const handoverPatience = 7
+
+// handoverLater lets the guest go on to its init after a moment in which
+// nobody used it, or after a few all the same: an emulated machine that boots
+// an init has little left for a first command.
 func (s *Service) handoverLater(e *entry) {
 	m := e.machine()
 	s.spawn(func(ctx context.Context) {
-		t := time.NewTimer(s.opt.HandoverDelay)
+		t := time.NewTicker(max(s.opt.HandoverDelay, time.Millisecond))
 		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-m.Done():
-			return
-		case <-ctx.Done():
+		for n := 0; n < handoverPatience; n++ {
+			select {
+			case <-t.C:
+			case <-m.Done():
+				return
+			case <-ctx.Done():
+				return
+			}
+			if !e.inUse() {
+				break
+			}
+		}
+		if e.machine() != m || closed(m.Done()) || s.state(e) != StateRunning {
 			return
 		}
-		if e.machine() != m || closed(m.Done()) {
-			return
-		}
-		if err := s.handover(ctx, e); err != nil && ctx.Err() == nil && !closed(m.Done()) {
+		err := s.handover(ctx, e)
+		// one that is on its way out need not have got there
+		if err != nil && ctx.Err() == nil && e.machine() == m && s.state(e) == StateRunning {
 			s.log.Warn("handover to the image's init", "vm", e.record().ID, "err", err)
 		}
 	})
