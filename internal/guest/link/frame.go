@@ -27,6 +27,7 @@ const (
 	MaxPayload  = 32 << 10
 	maxFrame    = HeaderSize + MaxPayload + TrailerSize
 	bufferSize  = 2 * maxFrame
+	idleSize    = 4 << 10 // of a buffer that never held more
 )
 
 // frameMagic opens every frame. Neither byte is zero, so the zeros before a
@@ -70,7 +71,7 @@ type buffered struct {
 }
 
 func newBuffered(p Pipe) *buffered {
-	return &buffered{pipe: p, buf: make([]byte, bufferSize)}
+	return &buffered{pipe: p, buf: make([]byte, idleSize)}
 }
 
 func (b *buffered) bytes() []byte { return b.buf[b.r:b.w] }
@@ -84,6 +85,9 @@ func (b *buffered) more() error {
 		copy(b.buf, b.buf[b.r:b.w])
 		b.w -= b.r
 		b.r = 0
+	}
+	if b.w == len(b.buf) {
+		b.buf = append(make([]byte, 0, bufferSize), b.buf...)[:bufferSize]
 	}
 	n, err := b.pipe.Read(b.buf[b.w:])
 	b.w += n

@@ -124,7 +124,10 @@ func (s *Session) writeLoop() {
 		s.mu.Lock()
 		s.stage()
 		batch := s.out
-		s.out, s.spare = s.spare[:0], nil
+		s.out, s.spare = s.spare, nil
+		if len(batch) == 0 {
+			s.out = nil // many sessions are idle most of the time
+		}
 		over := s.err != nil
 		s.mu.Unlock()
 		if over {
@@ -136,10 +139,10 @@ func (s *Session) writeLoop() {
 				return
 			}
 		}
-		s.mu.Lock()
-		s.spare = batch[:0]
-		s.mu.Unlock()
 		if len(batch) > 0 {
+			s.mu.Lock()
+			s.spare = batch[:0]
+			s.mu.Unlock()
 			continue
 		}
 		select {
