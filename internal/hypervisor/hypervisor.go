@@ -165,11 +165,11 @@ type Caps struct {
 // the caller's, in directories that are 0700. Kernel, Initrd and a private
 // RAM.Path the hypervisor opens again through a descriptor, which skips the
 // directories but not the file's own mode: with User set, one that User may
-// not read is copied for the machine, so let kernels and templates be readable
-// by others (0644 beneath a 0700 directory; QEMU before 8.2 needs a RAM file
-// that it may write as well, and copies one that it may not). A shared RAM.Path is made by the
-// driver and belongs to User; the caller takes it over once the machine has
-// ended.
+// not read is copied for the machine, so let kernels and initramfs files be
+// readable by others (0644 beneath a 0700 directory). A private RAM.Path is
+// only ever read, and need not be readable by User where the daemon is root; a
+// shared one is made by the driver and belongs to User; the caller takes it
+// over once the machine has ended.
 type Spec struct {
 	// ID names everything made for the machine; [a-z0-9-], 1..40 bytes.
 	ID string

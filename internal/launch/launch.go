@@ -39,6 +39,9 @@ type Spec struct {
 	// Files is how many descriptors from 3 on are the program's; all
 	// others are closed.
 	Files int `json:"files"`
+	// Broker is the descriptor of a Broker's end, the last of Files, or 0
+	// for none. The program does not get it.
+	Broker int `json:"broker,omitempty"`
 	// Readable lets processes of the same user read the program's memory
 	// under Yama too: a daemon that came later saves a machine's RAM so.
 	Readable bool `json:"readable,omitempty"`
@@ -120,6 +123,11 @@ func run(in io.Reader) error {
 			return fmt.Errorf("set ptracer: %w", err)
 		}
 	}
+	if spec.Broker != 0 {
+		if err := installBroker(spec.Broker); err != nil {
+			return fmt.Errorf("broker: %w", err)
+		}
+	}
 	if err := syscall.Exec(spec.Path, spec.Args, spec.Env); err != nil {
 		return fmt.Errorf("execute %s: %w", filepath.Base(spec.Path), err)
 	}
@@ -138,7 +146,7 @@ func read(in io.Reader) (Spec, error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return Spec{}, fmt.Errorf("read spec: %w", err)
 	}
-	if !filepath.IsAbs(s.Path) || len(s.Args) == 0 || s.Files < 0 || s.Files > 1024 {
+	if !filepath.IsAbs(s.Path) || len(s.Args) == 0 || s.Files < 0 || s.Files > 1024 || (s.Broker != 0 && s.Broker != 2+s.Files) {
 		return Spec{}, errors.New("spec is not complete")
 	}
 	return s, nil

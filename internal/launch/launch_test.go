@@ -156,3 +156,51 @@ func TestCredential(t *testing.T) {
 		}
 	}
 }
+
+// A program that opens a file for reading and writing, and may not write to
+// it, gets it as the broker has it; its other opens are its own.
+func TestBroker(t *testing.T) {
+	if !launch.BrokerUsable() {
+		t.Skip("needs root's CAP_SYS_PTRACE; CI and `make test` as root run this")
+	}
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte("content\n"), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b, err := launch.NewBroker("/asked/for", f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := shell(`
+		cat <>/asked/for          # brokered
+		echo more 1<>/asked/for   # opened for reading all the same
+		cat <>/asked/for/else || echo not that
+		echo x 1<>/dev/null && echo and others go on`)
+	spec.Credential = &proc.Credential{UID: 61234, GID: 61234}
+	spec.Broker = 3
+	out, exit := startBrokered(t, spec, b)
+	want := "content\n"
+	if exit.Code != 0 || !strings.HasPrefix(out, want) || !strings.Contains(out, "not that\nand others go on\n") {
+		t.Errorf("exit %+v, said %q", exit, out)
+	}
+	if err := b.Stop(); err != nil {
+		t.Errorf("the broker: %v", err)
+	}
+	if got, err := os.ReadFile(secret); err != nil || string(got) != "content\n" {
+		t.Errorf("the file holds %q, %v", got, err)
+	}
+}
+
+func startBrokered(t *testing.T, spec launch.Spec, b *launch.Broker) (string, proc.Exit) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	b.Serve(ctx)
+	return start(t, spec, b.Theirs())
+}

@@ -34,6 +34,7 @@ func (f *files) close() {
 type handles struct {
 	control, agent, console int
 	consoleSocket           bool // console is a connected socket, not a file
+	ramBrokered             bool // the RAM file is opened through a broker
 	kernel, initrd, ram     int
 	disks, nets             []int
 }
@@ -80,7 +81,7 @@ func arguments(spec hypervisor.Spec, host *found, h handles) []string {
 	add("-smp", strconv.Itoa(spec.CPUs), "-m", fmt.Sprintf("%dM", mem), "-rtc", "base=utc")
 	if h.ram >= 0 {
 		machine += ",memory-backend=ram"
-		add("-object", ramObject(spec, host, h.ram))
+		add("-object", ramObject(spec, host, h))
 	}
 	// qboot, as the default firmware of newer QEMUs does not start a
 	// kernel here, and of older ones is slower.
@@ -112,12 +113,12 @@ func codeBuffer(spec hypervisor.Spec, acc hypervisor.Accelerator) int64 {
 // procFD names a passed file for what QEMU opens with plain open(2).
 func procFD(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
-func ramObject(spec hypervisor.Spec, host *found, fd int) string {
-	o := fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=%s", spec.Memory>>20, procFD(fd))
+func ramObject(spec hypervisor.Spec, host *found, h handles) string {
+	o := fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=%s", spec.Memory>>20, procFD(h.ram))
 	switch {
 	case spec.RAM.Shared:
 		return o + ",share=on"
-	case host.version.has(privateReadOnly):
+	case host.version.has(privateReadOnly) && !h.ramBrokered:
 		return o + ",share=off,readonly=on,rom=off"
 	}
 	return o + ",share=off"

@@ -91,6 +91,19 @@ func TestRAMByVersion(t *testing.T) {
 	}
 }
 
+// Through a broker QEMU opens the file for writing, in every version, and gets
+// it for reading.
+func TestBrokeredRAM(t *testing.T) {
+	h := exampleHandles()
+	h.ram, h.ramBrokered = 12, true
+	spec := exampleSpec()
+	spec.RAM.Path = "/ram"
+	args := arguments(spec, emulated(version{10, 0, 13}), h)
+	if !has(args, "-object", "memory-backend-file,id=ram,size=1024M,mem-path=/proc/self/fd/12,share=off") {
+		t.Errorf("%q", args)
+	}
+}
+
 func TestKVMNeedsNoHelpWithClocks(t *testing.T) {
 	host := emulated(version{10, 0, 0})
 	host.Accelerator, host.TSCkHz = hypervisor.KVM, 0

@@ -26,12 +26,16 @@ type prepared struct {
 	log    *os.File
 	ref    hypervisor.Ref // all but Process
 	groups []uint32
-	undo   []func()
+	broker *launch.Broker // or nil
+	// endBroker ends it, and says what went wrong with it.
+	endBroker func() error
+	undo      []func()
 }
 
 // abort removes what was made, newest first.
 func (p *prepared) abort() {
 	p.close()
+	p.endBroker() //nolint:errcheck // the start failed anyway
 	for i := len(p.undo) - 1; i >= 0; i-- {
 		p.undo[i]()
 	}
@@ -49,7 +53,7 @@ func (p *prepared) close() {
 // prepare makes sockets, log and RAM file and opens everything that QEMU is
 // given. When it fails nothing but the log is left.
 func prepare(ctx context.Context, spec hypervisor.Spec, host *found) (*prepared, error) {
-	p := &prepared{h: handles{control: -1, agent: -1, console: -1, kernel: -1, initrd: -1, ram: -1}}
+	p := &prepared{endBroker: func() error { return nil }, h: handles{control: -1, agent: -1, console: -1, kernel: -1, initrd: -1, ram: -1}}
 	p.ref = hypervisor.Ref{
 		Driver: Name, ID: spec.ID, Memory: spec.Memory, CodeBuffer: codeBuffer(spec, host.Accelerator),
 		Control:  filepath.Join(spec.SockDir, paths.ControlSock),
@@ -176,26 +180,30 @@ func (p *prepared) openBoot(ctx context.Context, spec hypervisor.Spec, _ *found)
 }
 
 // openAgain opens a file that QEMU will open a second time, for reading, by
-// the number of its descriptor.
+// the number of its descriptor: one whose mode refuses that is copied for it.
 func (p *prepared) openAgain(ctx context.Context, spec hypervisor.Spec, what, path string) (int, error) {
-	return p.openFor(ctx, spec, what, path, 0o4)
+	ok, err := allowed(spec, path, 0o4)
+	if err != nil {
+		return -1, cannot(err, "machine_file", "open the %s", what)
+	}
+	if !ok {
+		return p.copy(ctx, spec, what, path)
+	}
+	return p.open(what, path, os.O_RDONLY)
 }
 
-// openFor opens a file that QEMU will open a second time with the given
-// permission, 0o4 or 0o6: one whose mode refuses that is copied for it.
-func (p *prepared) openFor(ctx context.Context, spec hypervisor.Spec, what, path string, want uint32) (int, error) {
+// allowed says whether the mode of the file at path gives QEMU's user the
+// permission, 0o4 or 0o6.
+func allowed(spec hypervisor.Spec, path string, want uint32) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
-		return -1, cannot(err, "machine_file", "open the %s", what)
+		return false, err
 	}
 	user := hypervisor.Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 	if spec.User != nil {
 		user = *spec.User
 	}
-	if !allows(st, user, want) {
-		return p.copy(ctx, spec, what, path)
-	}
-	return p.open(what, path, os.O_RDONLY)
+	return allows(st, user, want), nil
 }
 
 // allows says whether the file's mode gives user the permission; without
@@ -218,16 +226,49 @@ func (p *prepared) openRAM(ctx context.Context, spec hypervisor.Spec, host *foun
 	case spec.RAM.Shared:
 		return p.makeRAM(spec)
 	}
-	want := uint32(0o4)
-	if !host.version.has(privateReadOnly) {
-		// QEMU before 8.2 opens even a file that it maps privately for
-		// writing. A user of the machine's own has no such right to a
-		// template, for one QEMU that was taken over could change the RAM
-		// of every other clone: it gets a copy.
-		want = 0o6
+	// QEMU before 8.2 opens even a file that it maps privately for writing.
+	// A user of the machine's own has no such right to a template, for one
+	// QEMU that was taken over could change the RAM of every other clone.
+	want := uint32(0o6)
+	if host.version.has(privateReadOnly) {
+		want = 0o4
 	}
-	p.h.ram, err = p.openFor(ctx, spec, "RAM file", spec.RAM.Path, want)
+	ok, err := allowed(spec, spec.RAM.Path, want)
+	if err != nil {
+		return cannot(err, "machine_file", "open the RAM file")
+	}
+	switch {
+	case ok:
+		p.h.ram, err = p.open("RAM file", spec.RAM.Path, os.O_RDONLY)
+		return err
+	case spec.User != nil && launch.BrokerUsable():
+		return p.brokerRAM(spec)
+	}
+	p.h.ram, err = p.copy(ctx, spec, "RAM file", spec.RAM.Path)
 	return err
+}
+
+// brokerRAM opens the RAM file for reading and has QEMU's own opening of it
+// answered with that.
+func (p *prepared) brokerRAM(spec hypervisor.Spec) (err error) {
+	if p.h.ram, err = p.open("RAM file", spec.RAM.Path, os.O_RDONLY); err != nil {
+		return err
+	}
+	f, err := os.Open(spec.RAM.Path) // lives until the start is over
+	if err != nil {
+		return cannot(err, "machine_file", "open the RAM file")
+	}
+	if p.broker, err = launch.NewBroker(procFD(p.h.ram), f); err != nil {
+		f.Close()
+		return cannot(err, "machine_file", "open the RAM file")
+	}
+	p.h.ramBrokered = true
+	p.endBroker = func() error {
+		err := p.broker.Stop()
+		f.Close()
+		return err
+	}
+	return nil
 }
 
 // copy gives the machine a file of its own with the content of path, without
@@ -333,6 +374,9 @@ func (p *prepared) command(spec hypervisor.Spec, host *found, launcher []string)
 	}
 	if u := spec.User; u != nil {
 		ls.Credential = &proc.Credential{UID: u.UID, GID: u.GID, Groups: p.groups}
+	}
+	if p.broker != nil {
+		ls.Broker = p.files.add(p.broker.Theirs())
 	}
 	cmd, err := launch.Command(launcher, marker(spec), ls, p.files.list)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/banger-dev/banger/internal/hypervisor"
@@ -157,12 +158,14 @@ func TestUserOfItsOwn(t *testing.T) {
 		s.User = user
 		t.Run("Clones", s.Clones)
 		t.Run("Confined", func(t *testing.T) { confined(t, s) })
+		t.Run("NoCopy", func(t *testing.T) { noCopy(t, s) })
 	})
 	t.Run("Debian13", func(t *testing.T) {
 		s := subject(t, publicCopy(t))
 		s.User = user
 		t.Run("Clones", s.Clones)
 		t.Run("Confined", func(t *testing.T) { confined(t, s) })
+		t.Run("NoCopy", func(t *testing.T) { noCopy(t, s) })
 	})
 }
 
@@ -187,6 +190,47 @@ func publicCopy(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return wrapper(t, root, dir)
+}
+
+// noCopy: a clone maps the template itself, which its user may only read.
+func noCopy(t *testing.T, s hypervisortest.Subject) {
+	spec := s.Spec(t, "nocopy")
+	ram := filepath.Join(t.TempDir(), "ram")
+	f, err := os.OpenFile(ram, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(spec.Memory); err != nil {
+		t.Fatal(err)
+	}
+	spec.RAM.Path = ram
+	m := hypervisortest.Start(t, s.New(t), spec)
+	hypervisortest.Dial(t, m.Ref().Endpoint).Expect("ping x", "pong x")
+	maps, err := os.ReadFile("/proc/" + strconv.Itoa(m.Ref().Process.PID) + "/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mapped := false
+	for line := range strings.Lines(string(maps)) {
+		mapped = mapped || strings.Contains(line, " rw-p ") && strings.HasSuffix(line, " "+ram+"\n")
+	}
+	if !mapped {
+		t.Error("its RAM is not the file, mapped privately")
+	}
+	fds, err := filepath.Glob("/proc/" + strconv.Itoa(m.Ref().Process.PID) + "/fdinfo/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, info := range fds {
+		target, err := os.Readlink(strings.Replace(info, "/fdinfo/", "/fd/", 1))
+		if err == nil && target == ram && accessMode(t, info) != os.O_RDONLY {
+			t.Error("it holds the file open for writing")
+		}
+	}
+	if fi, err := f.Stat(); err != nil || fi.Sys().(*syscall.Stat_t).Blocks != 0 {
+		t.Errorf("the file was written to: %v, %v", fi, err)
+	}
 }
 
 func confined(t *testing.T, s hypervisortest.Subject) {

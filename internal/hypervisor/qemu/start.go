@@ -59,8 +59,12 @@ func (d *Driver) Start(ctx context.Context, spec hypervisor.Spec) (hypervisor.Ma
 	p.close()
 	p.ref.Process = child.Identity()
 	m := newMachine(p.ref, child)
-	if err := m.begin(ctx, spec, host.version); err != nil {
-		err = m.explain(err)
+	if p.broker != nil {
+		p.broker.Serve(ctx)
+	}
+	err = m.begin(ctx, spec, host.version)
+	if berr := p.endBroker(); err != nil {
+		err = errors.Join(m.explain(err), berr)
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
 		defer cancel()
 		if kerr := m.Kill(undo); kerr != nil {
