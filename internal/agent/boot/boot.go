@@ -37,6 +37,8 @@ type chain struct {
 	system   *os.File     // root directory of the system disk, or nil
 	warnings []string
 	steps    []Step
+
+	modulesAt string // where the kernel's modules are mounted, or ""
 }
 
 // Step is a part of the boot with the time it took.

@@ -288,3 +288,40 @@ func TestABrokenHandoffIsAnError(t *testing.T) {
 		t.Error("taken")
 	}
 }
+
+func TestSystemdIsToldOfTheModules(t *testing.T) {
+	_, dir := image(t, "lib/systemd/systemd", "lib/other")
+	for init, told := range map[string]bool{"/lib/other": false, "/lib/systemd/systemd": true} {
+		if err := tellSystemd(dir, init, "/usr/lib/modules/6.12+deb12-x"); err != nil {
+			t.Fatal(err)
+		}
+		_, err := os.Stat(filepath.Join(dir, `run/systemd/system/usr-lib-modules-6.12\x2bdeb12\x2dx.mount.d/banger.conf`))
+		if (err == nil) != told {
+			t.Errorf("%s: %v", init, err)
+		}
+		if err := os.RemoveAll(filepath.Join(dir, "run")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestSystemdIsKnownBehindLinks(t *testing.T) {
+	dir := t.TempDir()
+	for name, target := range map[string]string{"init": "lib/systemd", "lib": "usr"} {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "usr"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if IsSystemd(filepath.Join(dir, "init")) {
+		t.Error("a link to nothing")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "usr/systemd"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if !IsSystemd(filepath.Join(dir, "init")) || IsSystemd("/sbin/none") || IsSystemd("") {
+		t.Error("not known")
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // The file descriptors the agent inherits from PID 1.
@@ -55,12 +56,15 @@ func IsAgent(args []string) bool { return len(args) > 0 && args[0] == agentArg0 
 
 // TakeControl reads what PID 1 left for the agent in its inherited files.
 func TakeControl() (*Control, error) {
+	// What was inherited here is not for the commands that are started.
+	syscall.CloseOnExec(controlFD)
 	conn := os.NewFile(controlFD, "pid 1")
 	c, err := newControl(conn)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	if c.Handoff.System {
+		syscall.CloseOnExec(systemFD)
 		c.System = os.NewFile(systemFD, "system disk")
 	}
 	return c, nil

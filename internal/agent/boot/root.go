@@ -156,6 +156,8 @@ func (c *chain) mountModules(context.Context) error {
 	target, err := c.mountPoint(path.Join("/lib/modules", release), 0o755)
 	if err == nil {
 		defer target.Close()
+		c.modulesAt, _ = os.Readlink(inroot.MountPath(target))
+		c.modulesAt = strings.TrimPrefix(c.modulesAt, newRoot)
 		err = unix.Mount(dev, inroot.MountPath(target), "ext4", unix.MS_RDONLY|unix.MS_NOATIME, "noload")
 	}
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/signal"
 	"path"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +28,7 @@ func (c *chain) supervise(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}
-	p := &pid1{agent: pid, conn: conn, init: initPath}
+	p := &pid1{agent: pid, conn: conn, init: initPath, modules: c.modulesAt}
 	return p.run(ctx)
 }
 
@@ -138,9 +140,10 @@ func agentGroup() (*os.File, error) {
 
 // pid1 is PID 1 after the boot.
 type pid1 struct {
-	agent int
-	conn  *os.File
-	init  string
+	agent   int
+	conn    *os.File
+	init    string
+	modules string // where the kernel's modules are mounted, or ""
 }
 
 // run reaps and obeys until the machine stops or another program takes over.
@@ -214,6 +217,47 @@ func (p *pid1) become() error {
 	if p.init == "" {
 		return errors.New("the image has no init")
 	}
+	if err := tellSystemd("/", p.init, p.modules); err != nil {
+		logf("warning: %v", err)
+	}
 	argv := append([]string{p.init}, os.Args[1:]...)
 	return fmt.Errorf("exec %s: %w", p.init, syscall.Exec(p.init, argv, os.Environ()))
+}
+
+// tellSystemd keeps systemd, where it is the init, from unmounting the kernel's
+// modules while udev still reads them, which fails and alarms whoever sees the
+// console. (They are unmounted later, with everything else.)
+func tellSystemd(root, init, mountPoint string) error {
+	if mountPoint == "" || !IsSystemd(filepath.Join(root, init)) {
+		return nil
+	}
+	dir := filepath.Join(root, "run/systemd/system", unitName(mountPoint)+".mount.d")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	const text = "# Written by banger at every start.\n[Unit]\nDefaultDependencies=no\n"
+	return os.WriteFile(filepath.Join(dir, "banger.conf"), []byte(text), 0o644)
+}
+
+// IsSystemd says whether an init is systemd, whatever it is called.
+func IsSystemd(init string) bool {
+	program, err := filepath.EvalSymlinks(init)
+	return err == nil && filepath.Base(program) == "systemd"
+}
+
+// unitName writes a path as systemd does in names of units (systemd.unit(5),
+// "String escaping").
+func unitName(path string) string {
+	var b strings.Builder
+	for i, c := range []byte(strings.Trim(path, "/")) {
+		switch {
+		case c == '/':
+			b.WriteByte('-')
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == ':', c == '_', c == '.' && i > 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, `\x%02x`, c)
+		}
+	}
+	return b.String()
 }

@@ -290,6 +290,9 @@ func TestScratchImage(t *testing.T) {
 	if modules := m.see("ls", "/lib/modules/"+v.parts.kernel.Manifest.Release); !strings.Contains(modules, "modules.dep") {
 		t.Errorf("modules: %q", modules)
 	}
+	if fds := strings.Fields(m.see("ls", "/proc/self/fd")); len(fds) > 2*5 { // 0, 1, 2, the directory, the poller
+		t.Errorf("commands inherit files: %q", fds)
+	}
 	for _, gone := range []string{"/init", "/banger", "/newroot"} {
 		if out, code := m.run("/probe", "ls", gone); code == 0 {
 			t.Errorf("%s is left of the initramfs: %s", gone, out)
@@ -377,6 +380,7 @@ func TestGuestEndsTheMachine(t *testing.T) {
 	for name, args := range map[string][]string{
 		"reboot(2)":        {"reboot"},
 		"SIGUSR2 to PID 1": {"kill", "1", "12"}, // as busybox's poweroff does
+		"the agent's end":  {"killagent"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := *v

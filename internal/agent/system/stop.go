@@ -3,7 +3,6 @@ package system
 import (
 	"context"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -75,7 +74,7 @@ func (s *System) askInit(ctx context.Context, reboot bool) error {
 	if asked, err := s.pid1.Stop(reboot); asked || err != nil {
 		return err
 	}
-	if isSystemd(s.handoff.Init) {
+	if boot.IsSystemd(s.handoff.Init) {
 		sig := sigPowerOff
 		if reboot {
 			sig = sigReboot
@@ -88,12 +87,6 @@ func (s *System) askInit(ctx context.Context, reboot bool) error {
 		tool = "/sbin/reboot"
 	}
 	return exec.CommandContext(ctx, tool).Run()
-}
-
-// isSystemd says whether the image's init is systemd, whatever it is called.
-func isSystemd(init string) bool {
-	program, err := filepath.EvalSymlinks(init)
-	return err == nil && filepath.Base(program) == "systemd"
 }
 
 // haltNow stops the machine without asking anyone, after writing out what can

@@ -129,27 +129,6 @@ func TestGrowKnowsItsDisks(t *testing.T) {
 	}
 }
 
-func TestSystemdIsKnownBehindLinks(t *testing.T) {
-	dir := t.TempDir()
-	for name, target := range map[string]string{"init": "lib/systemd", "lib": "usr"} {
-		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Mkdir(filepath.Join(dir, "usr"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if isSystemd(filepath.Join(dir, "init")) {
-		t.Error("a link to nothing")
-	}
-	if err := os.WriteFile(filepath.Join(dir, "usr/systemd"), nil, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if !isSystemd(filepath.Join(dir, "init")) || isSystemd("/sbin/none") || isSystemd("") {
-		t.Error("not known")
-	}
-}
-
 func TestStatsParsers(t *testing.T) {
 	var st wire.Stats
 	parseMeminfo("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable: 500 kB\nOdd\n", &st)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/banger-dev/banger/internal/agent/boot"
 	"github.com/banger-dev/banger/internal/errs"
 	"github.com/banger-dev/banger/internal/guest/wire"
 )
@@ -37,7 +38,7 @@ func (s *System) Wait(ctx context.Context, req wire.WaitRequest) (wire.WaitReply
 		return wire.WaitReply{}, errNotUp
 	}
 	systemctl, err := exec.LookPath("systemctl")
-	if err != nil || !isSystemd(s.handoff.Init) {
+	if err != nil || !boot.IsSystemd(s.handoff.Init) {
 		return wire.WaitReply{State: "running"}, nil // an init that cannot be asked
 	}
 	reply, err := settle(ctx, systemctl)

@@ -60,6 +60,8 @@ func run(args []string) error {
 		return syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF)
 	case "reboot":
 		return syscall.Reboot(syscall.LINUX_REBOOT_CMD_RESTART)
+	case "killagent": // which started this
+		return syscall.Kill(os.Getppid(), syscall.SIGKILL)
 	case "kill":
 		pid, err := strconv.Atoi(args[1])
 		if err != nil {
