@@ -184,9 +184,12 @@ type Spec struct {
 	Memory int64 // bytes of guest RAM
 	RAM    RAMFile
 
-	Kernel  string // ELF vmlinux
-	Initrd  string // or ""
-	Cmdline string // what the boot chain asks for; the driver appends its own
+	// Kernel is an ELF vmlinux, Initrd an initramfs or "", Cmdline what the
+	// boot chain asks for after the driver's own. All three are for a cold
+	// boot and not looked at with Restore.
+	Kernel  string
+	Initrd  string
+	Cmdline string
 	// KernelHZ is the kernel's CONFIG_HZ (loops per jiffy follow it); 0
 	// means 250.
 	KernelHZ int

@@ -97,6 +97,13 @@ func TestValidate(t *testing.T) {
 			s.Nets, s.RAM = nil, hypervisor.RAMFile{Path: s.Dir + "/ram", Shared: true}
 		}, errs.Unsupported},
 		"state without RAM": {all, func(s *hypervisor.Spec) { s.Restore = &hypervisor.Restore{Devices: s.Kernel} }, errs.Invalid},
+		"state needs no kernel": {all, func(s *hypervisor.Spec) {
+			ram := filepath.Join(s.Dir, "ram")
+			if err := errors.Join(os.WriteFile(ram, nil, 0o600), os.Truncate(ram, s.Memory)); err != nil {
+				panic(err)
+			}
+			s.RAM.Path, s.Restore, s.Kernel, s.Initrd = ram, &hypervisor.Restore{Devices: s.Disks[0].Path}, "", ""
+		}, ""},
 		"kernel a pipe":     {all, func(s *hypervisor.Spec) { s.Kernel = "/dev/null" }, errs.Invalid},
 		"many disks": {all, func(s *hypervisor.Spec) {
 			for len(s.Disks) <= hypervisor.MaxDisks {

@@ -93,12 +93,14 @@ func checkSizes(s Spec, h Host) error {
 }
 
 func checkBoot(s Spec, _ Host) error {
-	if err := regular("kernel", s.Kernel); err != nil {
-		return err
-	}
-	if s.Initrd != "" {
-		if err := regular("initramfs", s.Initrd); err != nil {
+	if s.Restore == nil { // otherwise they are in the RAM file
+		if err := regular("kernel", s.Kernel); err != nil {
 			return err
+		}
+		if s.Initrd != "" {
+			if err := regular("initramfs", s.Initrd); err != nil {
+				return err
+			}
 		}
 	}
 	if len(s.Cmdline) > MaxCmdline {

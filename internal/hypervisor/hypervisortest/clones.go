@@ -147,6 +147,7 @@ func (s Subject) cloneOf(t *testing.T, id string, from saved, memory int64) (hyp
 	t.Helper()
 	spec := s.Spec(t, id)
 	spec.Memory = memory
+	spec.Kernel, spec.Initrd = "", "" // they are in the RAM file
 	spec.RAM.Path = from.ram
 	spec.Restore = &hypervisor.Restore{Devices: from.devices}
 	d := s.New(t)

@@ -85,11 +85,13 @@ func arguments(spec hypervisor.Spec, host *found, h handles) []string {
 	}
 	// qboot, as the default firmware of newer QEMUs does not start a
 	// kernel here, and of older ones is slower.
-	add("-M", machine, "-bios", "qboot.rom", "-kernel", procFD(h.kernel))
+	add("-M", machine, "-bios", "qboot.rom")
+	if h.kernel >= 0 { // none for a clone: its RAM has it, and it starts sooner
+		add("-kernel", procFD(h.kernel), "-append", cmdline(spec, host.Host))
+	}
 	if h.initrd >= 0 {
 		add("-initrd", procFD(h.initrd))
 	}
-	add("-append", cmdline(spec, host.Host))
 	add(channels(h)...)
 	add(devices(spec, h)...)
 	if spec.Restore != nil {

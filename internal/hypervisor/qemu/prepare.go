@@ -170,6 +170,9 @@ func (p *prepared) open(what, path string, flags int) (int, error) {
 }
 
 func (p *prepared) openBoot(ctx context.Context, spec hypervisor.Spec, _ *found) (err error) {
+	if spec.Restore != nil {
+		return nil // all that was booted is in the RAM file
+	}
 	if p.h.kernel, err = p.openAgain(ctx, spec, "kernel", spec.Kernel); err != nil {
 		return err
 	}
