@@ -17,6 +17,7 @@ import (
 
 	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	bangerv1 "github.com/banger-dev/banger/internal/api/banger/v1"
 	"github.com/banger-dev/banger/internal/apiclient"
@@ -82,6 +83,8 @@ type house struct {
 	program string
 	daemon  *exec.Cmd
 	ended   chan struct{}
+	env     []string // of every daemon
+	spec    *bangerv1.Spec
 	out     bytes.Buffer
 	client  *apiclient.Client
 }
@@ -96,7 +99,7 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{t: t, home: home, program: self}
+	h := &house{t: t, home: home, program: self, spec: &bangerv1.Spec{Network: "none", Memory: 256 << 20, Disk: 64 << 20}}
 	h.layout, err = paths.FromEnv(os.Geteuid(), func(k string) string {
 		if k == paths.EnvHome {
 			return home
@@ -148,7 +151,7 @@ func (h *house) processes() []proc.Found {
 
 func (h *house) command(env ...string) *exec.Cmd {
 	cmd := exec.Command(h.program, "serve")
-	cmd.Env = append(os.Environ(), append([]string{paths.EnvHome + "=" + h.home}, env...)...)
+	cmd.Env = append(os.Environ(), append(append([]string{paths.EnvHome + "=" + h.home}, h.env...), env...)...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return cmd
@@ -236,9 +239,9 @@ func waitFor(d time.Duration) createOpt {
 	return func(r *bangerv1.CreateRequest) { r.WaitTimeout = pbDuration(d) }
 }
 
-// create makes a VM as the CLI does; it has no network, for speed.
+// create makes a VM as the CLI does.
 func (h *house) create(ctx context.Context, name string, opts ...createOpt) (*bangerv1.VM, error) {
-	req := &bangerv1.CreateRequest{Name: name, Spec: &bangerv1.Spec{Network: "none", Memory: 256 << 20, Disk: 64 << 20}}
+	req := &bangerv1.CreateRequest{Name: name, Spec: proto.CloneOf(h.spec)}
 	for _, o := range opts {
 		o(req)
 	}
