@@ -304,7 +304,7 @@ func TestScratchImage(t *testing.T) {
 	m.see("write", "/root/kept", "2")
 	m.stop()
 
-	m = v.boot() // with the second identity's token no longer: it is a new boot's
+	m = v.boot()
 	if got := m.see("cat", "/kept", "/root/kept", "/etc/hostname"); got != "12scratch\n" {
 		t.Errorf("after a restart: %q", got)
 	}

@@ -49,11 +49,7 @@ func run(args []string) error {
 	case "ls":
 		entries, err := os.ReadDir(args[1])
 		for _, e := range entries {
-			info, err := e.Info()
-			if err != nil {
-				return err
-			}
-			fmt.Println(info.Mode(), e.Name())
+			fmt.Println(e.Type(), e.Name())
 		}
 		return err
 	case "poweroff":
