@@ -27,7 +27,7 @@ import (
 )
 
 // handoverDelay is how long a VM nobody waits on to settle stays with the
-// agent alone (docs/decisions/0301-late-handover.md).
+// agent alone (docs/decisions/0020-late-handover.md).
 const handoverDelay = 700 * time.Millisecond
 
 // build makes the rooms from the configuration.
