@@ -532,3 +532,45 @@ func BenchmarkExecTrue(b *testing.B) {
 		run(b, c, wire.ExecRequest{Argv: []string{"/bin/true"}})
 	}
 }
+
+func threads(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	_, rest, _ := strings.Cut(string(b), "Threads:")
+	fmt.Sscan(rest, &n)
+	return n
+}
+
+func TestManyCommandsAtOnceTakeNoThreadEach(t *testing.T) {
+	g := guesttest.Unix(t)
+	c := dial(t, g)
+	before := threads(t)
+	const many = 200
+	all := make([]*guest.Process, many)
+	for i := range all {
+		p, err := c.Exec(t.Context(), wire.ExecRequest{Argv: []string{"cat"}, Stdin: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		if _, err := p.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		all[i] = p
+	}
+	if n := threads(t) - before; n > 50 {
+		t.Errorf("%d commands take %d threads", many, n)
+	}
+	for i, p := range all {
+		send(t, p, fmt.Appendf(nil, "command %d", i))
+	}
+	for i, p := range all {
+		if r, err := drain(p); err != nil || string(r.stdout) != fmt.Sprintf("command %d", i) {
+			t.Errorf("command %d: %q %v", i, r.stdout, err)
+		}
+	}
+}
