@@ -23,6 +23,11 @@ import (
 	"github.com/banger-dev/banger/internal/errs"
 )
 
+const (
+	startPoll  = 5 * time.Millisecond   // between two questions to a daemon that starts
+	startAgain = 200 * time.Millisecond // until another is started when one found the lock held
+)
+
 // maxMessage bounds what one message of the daemon may be (bytes).
 const maxMessage = 16 << 20
 
@@ -141,10 +146,10 @@ func (c *Client) startAndAsk(ctx context.Context, cause error) (*bangerv1.InfoRe
 	if err != nil {
 		return nil, err
 	}
-	defer starting.Release()
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(startPoll)
 	defer tick.Stop()
 	ended := starting.Ended
+	var again <-chan time.Time
 	for {
 		info, err := c.ask(ctx)
 		if err == nil {
@@ -155,19 +160,29 @@ func (c *Client) startAndAsk(ctx context.Context, cause error) (*bangerv1.InfoRe
 		}
 		select {
 		case <-ctx.Done():
-			if errors.Is(context.Cause(ctx), errStartBudget) {
-				return nil, errs.New(errs.Timeout, "daemon_start_timeout", "bangerd did not answer within %s of starting", c.o.StartBudget).WithHint("%s", c.lookAtLog(starting))
-			}
-			return nil, errs.Wrap(ctx.Err(), errs.Cancelled, "cancelled", "starting bangerd")
+			return nil, c.notStarted(ctx, starting)
 		case status := <-ended:
 			if status != "" {
 				return nil, errs.New(errs.Unavailable, "daemon_start_failed", "bangerd ended at its start: %s", status).WithHint("%s", c.lookAtLog(starting))
 			}
-			// it found another daemon that is just starting
-			ended = nil
+			// another one holds the lock: it is just starting, or ending
+			ended, again = nil, time.After(startAgain)
+		case <-again:
+			if starting, err = c.o.Start(ctx); err != nil {
+				return nil, err
+			}
+			ended, again = starting.Ended, nil
 		case <-tick.C:
 		}
 	}
+}
+
+// notStarted says why the wait for a daemon ended.
+func (c *Client) notStarted(ctx context.Context, starting *Starting) error {
+	if errors.Is(context.Cause(ctx), errStartBudget) {
+		return errs.New(errs.Timeout, "daemon_start_timeout", "bangerd did not answer within %s of starting", c.o.StartBudget).WithHint("%s", c.lookAtLog(starting))
+	}
+	return errs.Wrap(ctx.Err(), errs.Cancelled, "cancelled", "starting bangerd")
 }
 
 var errStartBudget = errors.New("start budget")

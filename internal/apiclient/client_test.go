@@ -78,6 +78,27 @@ func TestADaemonIsStartedWhenNoneAnswers(t *testing.T) {
 	}
 }
 
+func TestADaemonThatIsJustEndingIsFollowedByAnother(t *testing.T) {
+	d := newFakeDaemon(t)
+	d.kill()
+	os.Remove(d.socket)
+	started := 0
+	c := apiclient.New(apiclient.Options{Socket: d.socket, Start: func(context.Context) (*apiclient.Starting, error) {
+		started++
+		ended := make(chan string, 1)
+		if started < 3 {
+			ended <- "" // the lock is still held
+		} else {
+			go d.start()
+		}
+		return &apiclient.Starting{Ended: ended}, nil
+	}})
+	defer c.Close()
+	if _, err := c.Connect(within(t, 5*time.Second)); err != nil || started != 3 {
+		t.Errorf("%v after %d starts", err, started)
+	}
+}
+
 func TestADaemonThatCannotStartIsExplained(t *testing.T) {
 	dir := t.TempDir()
 	log := filepath.Join(dir, "state", "bangerd.log")

@@ -22,6 +22,8 @@ func (c *Client) Dial(ctx context.Context, vm, network, address string, in io.Re
 	if err := stream.Send(head); err != nil && !errors.Is(err, io.EOF) {
 		return Translate(err)
 	}
+	// the transport does not look at ctx while it waits for input
+	defer context.AfterFunc(ctx, func() { _ = in.Close() })()
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)

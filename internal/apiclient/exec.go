@@ -59,10 +59,10 @@ func NewExecID() string {
 // Exec runs a command in a guest and returns how it ended, after all its
 // output was written. A connection or daemon that goes away in between is
 // survived: the command is found again by its id and goes on at the bytes both
-// sides have got to; none is lost or doubled. Cancelling ctx leaves at once
+// sides have got to; none is lost or doubled. Cancelling parent leaves at once
 // without ending the command.
-func (c *Client) Exec(ctx context.Context, start *bangerv1.ExecStart, xio ExecIO) (*bangerv1.ExecExit, error) {
-	ctx, cancel := context.WithCancel(ctx)
+func (c *Client) Exec(parent context.Context, start *bangerv1.ExecStart, xio ExecIO) (*bangerv1.ExecExit, error) {
+	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
 	x := newExecution(c, start, xio)
 	if start.GetStdin() && xio.Stdin != nil {
@@ -89,6 +89,7 @@ func (c *Client) Exec(ctx context.Context, start *bangerv1.ExecStart, xio ExecIO
 	case r := <-done:
 		return r.exit, r.err
 	case <-x.aborted:
+	case <-parent.Done():
 	}
 	grace := time.NewTimer(abortGrace)
 	defer grace.Stop()
@@ -96,7 +97,10 @@ func (c *Client) Exec(ctx context.Context, start *bangerv1.ExecStart, xio ExecIO
 	case <-done:
 	case <-grace.C:
 	}
-	return nil, x.abortErr
+	if x.isAborted() {
+		return nil, x.abortErr
+	}
+	return nil, Translate(parent.Err())
 }
 
 // run goes through connections until the command has ended.
@@ -178,6 +182,11 @@ func (x *execution) connection(ctx context.Context, attach bool) (*bangerv1.Exec
 	go func() {
 		defer close(sent)
 		x.send(sendCtx, stream.Send)
+		if ctx.Err() != nil {
+			// the transport does not look at ctx while it waits for input
+			_ = stream.CloseRequest()
+			return
+		}
 		if x.isAborted() {
 			_ = stream.Send(&bangerv1.ExecRequest{Input: &bangerv1.ExecRequest_End{End: "hup"}})
 			_ = stream.CloseRequest()

@@ -216,6 +216,17 @@ func TestAbortWorksWhileTheOutputIsBlocked(t *testing.T) {
 	}
 }
 
+func TestCancellingLeavesAtOnce(t *testing.T) {
+	d := newFakeDaemon(t)
+	d.make = func(*bangerv1.ExecStart) *fakeExec { return newFakeExec() }
+	ctx, cancel := context.WithCancel(within(t, 20*time.Second))
+	began := time.Now()
+	_, err := d.client().Exec(ctx, startOf("sleep"), apiclient.ExecIO{Stdin: newSilence(), Stdout: io.Discard, Stderr: io.Discard, Started: func(*bangerv1.ExecStarted) { cancel() }})
+	if !errs.Is(err, errs.Cancelled) || time.Since(began) > 5*time.Second {
+		t.Errorf("%v after %v", err, time.Since(began))
+	}
+}
+
 // broken is a pipe whose reader went away.
 type broken struct{ after int }
 

@@ -133,7 +133,7 @@ func (x *execution) begin(attach bool) {
 	defer x.mu.Unlock()
 	x.ready = !attach
 	x.sent, x.eofSent = x.base, false
-	x.sizeSent = true // the first message carries it
+	x.sizeSent = attach || x.size == x.start.GetSize() // the first message carries it
 	x.out.acked, x.err.acked = x.out.next, x.err.next
 }
 

@@ -23,9 +23,6 @@ type Starting struct {
 	from  int64
 }
 
-// Release lets go of the process; it lives on.
-func (s *Starting) Release() {}
-
 // LastLine is the last line that was logged since the start, or "".
 func (s *Starting) LastLine() string {
 	f, err := os.Open(s.log)

@@ -11,6 +11,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	bangerv1 "github.com/banger-dev/banger/internal/api/banger/v1"
 	"github.com/banger-dev/banger/internal/cli/ui"
@@ -164,10 +165,7 @@ func runDaemonStop(ctx context.Context, a *app, vms, yes bool) error {
 	if _, err := c.System.Shutdown(ctx, connect.NewRequest(&bangerv1.ShutdownRequest{StopVms: vms})); err != nil && errs.CodeOf(err) != "daemon_connection_lost" {
 		return err
 	}
-	if err := awaitSilence(ctx, func(ctx context.Context) error {
-		_, err := c.System.Info(ctx, connect.NewRequest(&bangerv1.InfoRequest{}))
-		return err
-	}); err != nil {
+	if err := awaitEnd(ctx, int(resp.Msg.GetPid())); err != nil {
 		return err
 	}
 	return stoppedDaemon(a)
@@ -180,20 +178,28 @@ func stoppedDaemon(a *app) error {
 	return nil
 }
 
-// awaitSilence waits until nothing answers any more.
-func awaitSilence(ctx context.Context, ask func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+// awaitEnd waits until a daemon's process has ended: until then it holds its
+// lock, and no other can start.
+func awaitEnd(ctx context.Context, pid int) error {
+	if pid <= 1 {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil // it has ended
+	}
+	defer unix.Close(fd)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
 	for {
-		if errs.CodeOf(ask(ctx)) == "daemon_not_running" {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
+		switch {
+		case n > 0:
 			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errs.Wrap(ctx.Err(), errs.KindOf(ctx.Err()), "daemon_stop_timeout", "bangerd still answers")
-		case <-tick.C:
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return errs.Wrap(err, errs.Internal, "daemon_stop", "cannot wait for bangerd to end")
+		case ctx.Err() != nil:
+			return errs.Wrap(ctx.Err(), errs.KindOf(ctx.Err()), "daemon_stop_timeout", "bangerd (pid %d) has not ended", pid)
 		}
 	}
 }
