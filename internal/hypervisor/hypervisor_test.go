@@ -104,7 +104,7 @@ func TestValidate(t *testing.T) {
 			}
 			s.RAM.Path, s.Restore, s.Kernel, s.Initrd = ram, &hypervisor.Restore{Devices: s.Disks[0].Path}, "", ""
 		}, ""},
-		"kernel a pipe":     {all, func(s *hypervisor.Spec) { s.Kernel = "/dev/null" }, errs.Invalid},
+		"kernel a pipe": {all, func(s *hypervisor.Spec) { s.Kernel = "/dev/null" }, errs.Invalid},
 		"many disks": {all, func(s *hypervisor.Spec) {
 			for len(s.Disks) <= hypervisor.MaxDisks {
 				s.Disks = append(s.Disks, s.Disks[0])

@@ -9,10 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/banger-dev/banger/internal/hypervisor"
 	"github.com/banger-dev/banger/internal/hypervisor/hypervisortest"
@@ -144,6 +146,41 @@ func TestAnotherDaemonSavesTheMachine(t *testing.T) {
 	p := hypervisortest.Dial(t, c.Ref().Endpoint)
 	p.Expect("get", "kept by another")
 	p.Expect("sum", sum)
+}
+
+// TestColdBootsUnderLoad boots again and again while every core is kept busy:
+// where guests calibrate their clocks, one boot in three hangs.
+func TestColdBootsUnderLoad(t *testing.T) {
+	boots := 3
+	if os.Getenv("BANGER_SOAK") != "" {
+		boots = 30
+	}
+	s := subject(t, "")
+	d := s.New(t)
+	host, err := d.Probe(t.Context()) // measures the clock under load too
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range runtime.NumCPU() {
+		burn := exec.CommandContext(t.Context(), "sh", "-c", "while :; do :; done")
+		if err := burn.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { burn.Process.Kill(); burn.Wait() })
+	}
+	for i := range boots {
+		spec := s.Spec(t, "boot")
+		began := time.Now()
+		m := hypervisortest.Start(t, d, spec)
+		got, err := hypervisortest.Dial(t, m.Ref().Endpoint).Try(host.Caps.BootTimeout, "ping x")
+		if err != nil || got != "pong x" {
+			t.Fatalf("boot %d of %d: %q, %v", i+1, boots, got, err)
+		}
+		t.Logf("boot %d: %v", i+1, time.Since(began).Round(time.Millisecond))
+		if err := m.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestUserOfItsOwn: as root, each hypervisor is another user, with no
