@@ -246,11 +246,14 @@ func (x *execution) pump(ctx context.Context, p *guest.Process) error {
 			case started <- o.Started.StdinOff:
 			default:
 			}
-			again := x.begun
-			x.begun = true
-			if again {
-				continue // the caller knows already: only our link was lost
+			if x.begun {
+				// the caller knows that it started: only our link was
+				// lost, and with it perhaps an acknowledgement
+				off := o.Started.StdinOff
+				x.acknowledged(off)
+				o = wire.ExecOutput{AckStdin: &off}
 			}
+			x.begun = true
 		case o.AckStdin != nil:
 			x.acknowledged(*o.AckStdin)
 		case o.Stdout != nil:
