@@ -289,7 +289,7 @@ func TestABrokenHandoffIsAnError(t *testing.T) {
 	}
 }
 
-func TestSystemdIsToldOfTheModules(t *testing.T) {
+func TestSystemdIsToldOfTheModulesAndOfFilesInTmp(t *testing.T) {
 	_, dir := image(t, "lib/systemd/systemd", "lib/other")
 	for init, told := range map[string]bool{"/lib/other": false, "/lib/systemd/systemd": true} {
 		if err := tellSystemd(dir, init, "/usr/lib/modules/6.12+deb12-x"); err != nil {
@@ -298,6 +298,10 @@ func TestSystemdIsToldOfTheModules(t *testing.T) {
 		_, err := os.Stat(filepath.Join(dir, `run/systemd/system/usr-lib-modules-6.12\x2bdeb12\x2dx.mount.d/banger.conf`))
 		if (err == nil) != told {
 			t.Errorf("%s: %v", init, err)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "run/tmpfiles.d/tmp.conf"))
+		if (err == nil) != told || (told && !strings.Contains(string(text), "\nq /tmp ")) {
+			t.Errorf("%s: tmp.conf: %q, %v", init, text, err)
 		}
 		if err := os.RemoveAll(filepath.Join(dir, "run")); err != nil {
 			t.Fatal(err)

@@ -224,19 +224,30 @@ func (p *pid1) become() error {
 	return fmt.Errorf("exec %s: %w", p.init, syscall.Exec(p.init, argv, os.Environ()))
 }
 
-// tellSystemd keeps systemd, where it is the init, from unmounting the kernel's
-// modules while udev still reads them, which fails and alarms whoever sees the
-// console. (They are unmounted later, with everything else.)
-func tellSystemd(root, init, mountPoint string) error {
-	if mountPoint == "" || !IsSystemd(filepath.Join(root, init)) {
+// tellSystemd writes what systemd, where it is the init, must know of a machine
+// that was in use before it came: it must not empty /tmp at boot, where files of
+// commands lie already, nor unmount the kernel's modules while udev still reads
+// them, which fails and alarms whoever sees the console. (They are unmounted
+// later, with everything else.)
+func tellSystemd(root, init, modules string) error {
+	if !IsSystemd(filepath.Join(root, init)) {
 		return nil
 	}
-	dir := filepath.Join(root, "run/systemd/system", unitName(mountPoint)+".mount.d")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+	const mark = "# Written by banger at every start.\n"
+	run := filepath.Join(root, "run")
+	files := map[string]string{
+		// in place of the file of this name in /usr/lib (tmpfiles.d(5)): q
+		// makes the directory where D also empties it
+		filepath.Join(run, "tmpfiles.d/tmp.conf"): mark + "q /tmp 1777 root root -\n",
 	}
-	const text = "# Written by banger at every start.\n[Unit]\nDefaultDependencies=no\n"
-	return os.WriteFile(filepath.Join(dir, "banger.conf"), []byte(text), 0o644)
+	if modules != "" {
+		files[filepath.Join(run, "systemd/system", unitName(modules)+".mount.d/banger.conf")] = mark + "[Unit]\nDefaultDependencies=no\n"
+	}
+	var all []error
+	for path, text := range files {
+		all = append(all, os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644))
+	}
+	return errors.Join(all...)
 }
 
 // IsSystemd says whether an init is systemd, whatever it is called.
