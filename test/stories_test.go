@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -164,8 +165,27 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// interrupt SIGNALS FILE STATUS COMMAND…: once the file exists, the signals
-// ("INT", "INT,INT") go to the command, which ends with the status.
+// said is what a command has written, while it runs.
+type said struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// interrupt SIGNALS FILE STATUS COMMAND…: once the file exists, or for "-" once
+// the command has written something, the signals ("INT", "INT,INT") go to the
+// command, which ends with the status.
 func interrupt(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 4 {
 		ts.Fatalf("usage: interrupt SIGNALS file status command…")
@@ -177,12 +197,16 @@ func interrupt(ts *testscript.TestScript, neg bool, args []string) {
 	cmd := exec.Command(path, args[4:]...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = environ(ts)
-	var out strings.Builder
+	var out said
 	cmd.Stdout, cmd.Stderr = &out, &out
 	ts.Check(cmd.Start())
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
-	if !await(20*time.Second, func() bool { _, err := os.Stat(ts.MkAbs(args[1])); return err == nil }) {
+	up := func() bool { return out.String() != "" }
+	if args[1] != "-" {
+		up = func() bool { _, err := os.Stat(ts.MkAbs(args[1])); return err == nil }
+	}
+	if !await(60*time.Second, up) {
 		cmd.Process.Kill()
 		ts.Fatalf("%s never came; output: %s", args[1], out.String())
 	}
