@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/banger-dev/banger/internal/errs"
@@ -185,13 +186,28 @@ func (w *work) raise(ctx context.Context, from level) error {
 	if err := w.forward(ctx, from, exists); err != nil {
 		return err
 	}
-	select {
-	case w.s.boots <- struct{}{}:
-		defer func() { <-w.s.boots }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	done, err := w.s.turn(ctx)
+	if err != nil {
+		return err
 	}
+	defer done()
 	return w.forward(ctx, exists, runs)
+}
+
+// turnLimit is how long one boot keeps its place: one that hangs must not keep
+// the others from starting until its own limit has passed.
+const turnLimit = 20 * time.Second
+
+// turn waits for a place among the boots at the same time; done gives it back.
+func (s *Service) turn(ctx context.Context) (done func(), err error) {
+	select {
+	case s.boots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	leave := sync.OnceFunc(func() { <-s.boots })
+	late := time.AfterFunc(turnLimit, leave)
+	return func() { late.Stop(); leave() }, nil
 }
 
 // sources resolves image and kernel; pull says that they may be fetched.

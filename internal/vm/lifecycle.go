@@ -119,6 +119,9 @@ func (s *Service) boot(ctx context.Context, e *entry, wait string, lim limits, r
 	w := &work{s: s, e: e, rep: rep, wait: wait, limits: lim}
 	if err := w.save(ctx, func(r *Record) {
 		r.Intent, r.Doing, r.Failed, r.Reason = Running, VerbStart, nil, ""
+		if !r.Expires.After(time.Now()) {
+			r.Expires = time.Time{} // its time was up once; who starts it again means it
+		}
 	}); err != nil {
 		return err
 	}

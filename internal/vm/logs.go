@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/banger-dev/banger/internal/errs"
 	"github.com/banger-dev/banger/internal/paths"
 )
@@ -33,7 +35,8 @@ type LogsRequest struct {
 const (
 	logPoll  = 250 * time.Millisecond
 	logBlock = 32 << 10
-	maxTail  = 1 << 20 // bytes looked at for the last lines
+	maxTail  = 1 << 20  // bytes kept of a line without an end
+	maxLog   = 64 << 20 // bytes read of one log at once
 )
 
 // Logs gives f what the logs hold, and with Follow what they get, until ctx
@@ -90,6 +93,20 @@ func (s *Service) Logs(ctx context.Context, req LogsRequest, f func(source strin
 	}
 }
 
+// openLog opens a log in a directory that may belong to the VM's own user: no
+// link is followed and nothing but a regular file is opened.
+func openLog(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		f.Close()
+		return nil, errs.New(errs.Denied, "log_hostile", "%s is no regular file", path).WithHint("look at it: ls -l %s", path)
+	}
+	return f, nil
+}
+
 // tail reads one log that may be turned over (FILE to FILE.1) while it is read.
 type tail struct {
 	source, path string
@@ -106,8 +123,14 @@ func (t *tail) close() {
 }
 
 func (t *tail) begin(lines int, f func(string, []byte) error) error {
-	older, err := os.ReadFile(t.path + ".1")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	var older []byte
+	if f, err := openLog(t.path + ".1"); err == nil {
+		older, err = io.ReadAll(io.LimitReader(f, maxLog))
+		f.Close()
+		if err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	now, err := t.open()
@@ -122,7 +145,7 @@ func (t *tail) begin(lines int, f func(string, []byte) error) error {
 }
 
 func (t *tail) open() ([]byte, error) {
-	file, err := os.Open(t.path)
+	file, err := openLog(t.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -130,7 +153,7 @@ func (t *tail) open() ([]byte, error) {
 		return nil, err
 	}
 	t.f = file
-	return io.ReadAll(io.LimitReader(file, 64<<20))
+	return io.ReadAll(io.LimitReader(file, maxLog))
 }
 
 func (t *tail) more(f func(string, []byte) error) error {

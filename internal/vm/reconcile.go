@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/banger-dev/banger/internal/hypervisor"
@@ -85,7 +87,7 @@ func (s *Service) sidecars() []Record {
 		}
 		path := filepath.Join(root, d.Name(), paths.Sidecar)
 		fi, err := os.Lstat(path)
-		if err != nil || !fi.Mode().IsRegular() || fi.Size() > maxSidecar {
+		if err != nil || !fi.Mode().IsRegular() || fi.Size() > maxSidecar || !ourOwn(fi) {
 			continue
 		}
 		b, err := os.ReadFile(path)
@@ -100,6 +102,13 @@ func (s *Service) sidecars() []Record {
 		out = append(out, r)
 	}
 	return out
+}
+
+// ourOwn says whether we wrote a file: where the VM's user owns the directory
+// it could put a record of its own there, that names other processes.
+func ourOwn(fi fs.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && st.Uid == uint32(os.Geteuid())
 }
 
 func (s *Service) reconcile(ctx context.Context, e *entry) error {

@@ -93,6 +93,8 @@ func Legal(verb, name string, s State) error {
 		return e.WithHint("stop it first, or: banger vm delete --force %s", name)
 	case verb == VerbExec && (s == StateStopped || s == StateBroken):
 		return e.WithHint("banger vm start %s", name)
+	case verb == VerbExec && s == StatePaused:
+		return e.WithHint("banger vm restart %s", name)
 	case verb == VerbStart && s == StateRunning:
 		return e.WithHint("banger vm shell %s", name)
 	case strings.HasSuffix(string(s), "ing"):

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -236,7 +235,7 @@ func printable(s string, limit int) string {
 
 // lastLine is the last line with something in it of a log's last 4 KiB.
 func lastLine(path string) string {
-	f, err := os.Open(path)
+	f, err := openLog(path)
 	if err != nil {
 		return ""
 	}

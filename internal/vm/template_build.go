@@ -101,12 +101,11 @@ func (t *templates) make(ctx context.Context, key string, want *Template, r Reco
 		delete(t.ids, id)
 		t.mu.Unlock()
 	}()
-	select {
-	case t.s.boots <- struct{}{}:
-		defer func() { <-t.s.boots }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	done, err := t.s.turn(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer done()
 	tmp := filepath.Join(t.dir, newMark+id)
 	m := &maker{t: t, id: id, dir: tmp, run: t.s.opt.Layout.VMRun(id), want: want, rec: r, w: w}
 	defer m.undo.Unwind(ctx)
