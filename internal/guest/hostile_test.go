@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -371,6 +372,55 @@ func TestSwappedSocketsAreNoticed(t *testing.T) {
 	}
 	if _, err := c.Hello(t.Context()); err != nil {
 		t.Errorf("after a new token: %v", err)
+	}
+}
+
+func TestOneBadGuestDoesNotDisturbTheOthers(t *testing.T) {
+	bad := lying(t, true, func(l *liar) {
+		for i := uint32(1); l.frame(data, open, i, make([]byte, 4096)) == nil; i++ {
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var floods atomic.Int32
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() {
+		for ctx.Err() == nil {
+			c, err := guest.Dial(ctx, bad, token, quick)
+			if err == nil {
+				<-c.Done()
+				c.Close()
+			}
+			floods.Add(1)
+		}
+	})
+	const good, calls = 10, 50
+	took := make([]time.Duration, good*calls)
+	var all sync.WaitGroup
+	for i := range good {
+		g := guesttest.Unix(t)
+		c, err := guest.Dial(t.Context(), g.Endpoint, g.Token, guest.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		all.Go(func() {
+			for k := range calls {
+				begin := time.Now()
+				if _, err := c.Stats(t.Context()); err != nil {
+					t.Error(err)
+				}
+				took[i*calls+k] = time.Since(begin)
+			}
+		})
+	}
+	all.Wait()
+	slices.Sort(took)
+	p99 := took[len(took)*99/100]
+	t.Logf("p99 of %d calls beside %d floods: %v", len(took), floods.Load(), p99)
+	if p99 > time.Second {
+		t.Errorf("p99 is %v", p99)
 	}
 }
 
