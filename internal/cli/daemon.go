@@ -158,7 +158,7 @@ func runDaemonStop(ctx context.Context, a *app, vms, yes bool) error {
 		return err
 	}
 	if n := resp.Msg.GetVmsRunning(); vms && !yes && n > 0 && !a.ui.JSON {
-		if err := a.ui.Confirm(fmt.Sprintf("stop %s?", count(int(n), "running VM"))); err != nil {
+		if err := a.ui.Confirm(ctx, fmt.Sprintf("stop %s?", count(int(n), "running VM"))); err != nil {
 			return err
 		}
 	}

@@ -98,7 +98,7 @@ func runTemplateDelete(ctx context.Context, a *app, keys []string, all, yes bool
 		return err
 	}
 	if all && !yes && !a.ui.JSON {
-		if err := a.ui.Confirm("delete all templates? The next start of each image is a cold one."); err != nil {
+		if err := a.ui.Confirm(ctx, "delete all templates? The next start of each image is a cold one."); err != nil {
 			return err
 		}
 	}

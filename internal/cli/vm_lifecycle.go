@@ -156,7 +156,7 @@ func runVMDelete(ctx context.Context, a *app, o lifecycleOptions) error {
 		return err
 	}
 	if len(refs) > 0 && !o.yes && !a.ui.JSON {
-		if err := a.ui.Confirm(fmt.Sprintf("delete %s with %s disks?", joinNames(refs), its(len(refs)))); err != nil {
+		if err := a.ui.Confirm(ctx, fmt.Sprintf("delete %s with %s disks?", joinNames(refs), its(len(refs)))); err != nil {
 			return err
 		}
 	}

@@ -14,9 +14,6 @@ import (
 	"github.com/banger-dev/banger/internal/cli/ui"
 )
 
-// completionBudget is how long a completion may take.
-const completionBudget = 300 * time.Millisecond
-
 // listOptions are those of vm list.
 type listOptions struct {
 	all    bool

@@ -171,7 +171,7 @@ func runVMPrune(ctx context.Context, a *app, dryRun, yes bool) error {
 			return err
 		}
 		if len(would.VMs) > 0 {
-			if err := a.ui.Confirm("delete " + joinNames(would.VMs) + " with " + its(len(would.VMs)) + " disks?"); err != nil {
+			if err := a.ui.Confirm(ctx, "delete "+joinNames(would.VMs)+" with "+its(len(would.VMs))+" disks?"); err != nil {
 				return err
 			}
 		}

@@ -31,7 +31,7 @@ func (u *UI) Error(err error) {
 	if u.JSON {
 		b, e := json.Marshal(map[string]*Failure{"error": FailureOf(err)})
 		if e == nil {
-			u.say(string(b))
+			u.say(string(plainJSON(b)))
 			return
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -50,6 +51,28 @@ func clean(s string, lines bool) bool {
 		}
 	}
 	return true
+}
+
+// plainJSON writes the characters of JSON text that could drive a terminal as
+// \uXXXX; what the text means stays the same. encoding/json does so only with
+// some of them.
+func plainJSON(b []byte) []byte {
+	if clean(string(b), true) {
+		return b
+	}
+	out := make([]byte, 0, len(b)+16)
+	for _, r := range string(b) {
+		switch {
+		case harmless(r, true):
+			out = utf8.AppendRune(out, r)
+		case r < 0x10000:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		default:
+			hi, lo := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, hi, lo)
+		}
+	}
+	return out
 }
 
 func writeEscape(b *strings.Builder, r rune) {

@@ -121,7 +121,7 @@ func (u *UI) JSONValue(v any) error {
 	if err != nil {
 		return err
 	}
-	_, err = u.o.Out.Write(append(b, '\n'))
+	_, err = u.o.Out.Write(append(plainJSON(b), '\n'))
 	return err
 }
 
@@ -131,7 +131,7 @@ func (u *UI) JSONLine(v any) error {
 	if err != nil {
 		return err
 	}
-	_, err = u.o.Out.Write(append(b, '\n'))
+	_, err = u.o.Out.Write(append(plainJSON(b), '\n'))
 	return err
 }
 

@@ -2,12 +2,14 @@ package ui
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/banger-dev/banger/internal/errs"
 )
@@ -114,7 +116,7 @@ func TestConfirmAsksOnlyOnATerminal(t *testing.T) {
 		ok     bool
 	}{{true, "y\n", true}, {true, "YES\n", true}, {true, "\n", false}, {true, "n\n", false}, {true, "", false}, {false, "", true}} {
 		u := newUser(c.tty, 80, utf8Env, c.answer)
-		err := u.Confirm(`delete "web"?`)
+		err := u.Confirm(t.Context(), `delete "web"?`)
 		if (err == nil) != c.ok {
 			t.Errorf("terminal %v, %q: %v", c.tty, c.answer, err)
 		}
@@ -123,6 +125,26 @@ func TestConfirmAsksOnlyOnATerminal(t *testing.T) {
 		}
 		if err != nil && !errs.Is(err, errs.Cancelled) {
 			t.Errorf("kind %s", errs.KindOf(err))
+		}
+	}
+}
+
+func TestJSONCannotDriveTheTerminal(t *testing.T) {
+	for _, c := range hostile {
+		u := newUser(true, 80, utf8Env, "")
+		if err := errors.Join(u.JSONValue(map[string]string{"x": c.in}), u.JSONLine(c.in)); err != nil {
+			t.Fatal(err)
+		}
+		u.JSON = true
+		u.Error(errors.New(c.in))
+		for _, r := range u.out.String() + u.err.String() {
+			if r != '\n' && !harmless(r, true) {
+				t.Errorf("%s: %U got through", c.name, r)
+			}
+		}
+		var back map[string]string
+		if err := json.NewDecoder(&u.out).Decode(&back); err != nil || back["x"] != strings.ToValidUTF8(c.in, "\ufffd") && utf8.ValidString(c.in) {
+			t.Errorf("%s: %q came back, %v", c.name, back["x"], err)
 		}
 	}
 }
