@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	stdinWindow   = 256 << 10 // input that may be under way without the guest's receipt (bytes)
+	stdinWindow   = 704 << 10 // input that may be under way without the guest's receipt (bytes)
 	stdinChunk    = 32 << 10
 	attachBudget  = 30 * time.Second // how long a lost connection is mended
 	abortGrace    = 500 * time.Millisecond

@@ -24,7 +24,7 @@ type doctorView struct {
 // checkView is one condition of the host.
 type checkView struct {
 	Name    string   `json:"name" doc:"stable name"`
-	Status  string   `json:"status" doc:"ok, warn or fail"`
+	Status  string   `json:"status" doc:"ok, info, warn or fail"`
 	Message string   `json:"message" doc:"what was found"`
 	Why     string   `json:"why,omitempty" doc:"why it matters"`
 	Fix     []string `json:"fix" doc:"commands that mend it"`
@@ -100,7 +100,7 @@ func showDoctor(a *app, v doctorView) error {
 		w = max(w, len(k.Name))
 	}
 	for _, k := range v.Checks {
-		if a.ui.Quiet && k.Status == "ok" {
+		if a.ui.Quiet && (k.Status == "ok" || k.Status == "info") {
 			continue
 		}
 		if err := a.ui.Check(k.Status, k.Name, w, k.Message); err != nil {
