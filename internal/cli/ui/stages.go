@@ -124,8 +124,13 @@ func (s *Stages) find(name string, now time.Time) *stage {
 	return st
 }
 
+// finish writes a stage's last line. Why one failed is not said here: the
+// error or a note that follows says it once.
 func (s *Stages) finish(e Event, now time.Time) {
 	took := e.Elapsed
+	if e.Status == "failed" {
+		e.Message = ""
+	}
 	for i, st := range s.active {
 		if st.name != e.Stage {
 			continue

@@ -175,13 +175,14 @@ func TestLongWorkShowsOneLineAStage(t *testing.T) {
 		time.Sleep(25 * time.Second)
 		s.Event(Event{Stage: "image", Status: "progress", Done: 50, Total: 100, Unit: "packages"})
 		s.Event(Event{Stage: "image", Status: "done", Message: "348 packages\x1b[2J"})
+		s.Event(Event{Stage: "boot", Status: "started", Message: "waiting for the guest"})
 		s.Event(Event{Stage: "boot", Status: "failed", Message: "no answer", Elapsed: time.Minute})
 		s.Close()
 		want := ` ✓ kernel         generic-6.12  0.2s
    image          making debian-bookworm  10s
    image          making debian-bookworm  20s
  ✓ image          348 packages\x1b[2J  25s
- ✗ boot           no answer  1m00s
+ ✗ boot           waiting for the guest  1m00s
 `
 		if u.err.String() != want {
 			t.Errorf("got:\n%s\nwant:\n%s", u.err.String(), want)
