@@ -29,6 +29,7 @@ type fakeDaemon struct {
 
 	mu    sync.Mutex
 	srv   *http.Server
+	l     net.Listener
 	conns map[net.Conn]bool
 	execs map[string]*fakeExec
 	// make decides what a started command is.
@@ -80,7 +81,7 @@ func (d *fakeDaemon) start() {
 		}
 	}}
 	d.mu.Lock()
-	d.srv = srv
+	d.srv, d.l = srv, l
 	d.mu.Unlock()
 	go srv.Serve(l)
 }
@@ -97,9 +98,10 @@ func (d *fakeDaemon) cut() {
 // kill ends the daemon as kill -9 does, its socket left behind.
 func (d *fakeDaemon) kill() {
 	d.mu.Lock()
-	srv := d.srv
+	srv, l := d.srv, d.l
 	d.mu.Unlock()
 	srv.Close()
+	l.Close() // where Serve had not come to know it yet
 	d.cut()
 }
 
