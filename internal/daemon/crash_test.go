@@ -129,6 +129,14 @@ func summaries(all []*bangerv1.VM) (out []string) {
 func checkTruth(t *testing.T, h *house, op, point string) {
 	t.Helper()
 	h.noStrays()
+	h.until("nothing is under way", func() bool {
+		for _, v := range h.list() {
+			if v.GetState() == bangerv1.State_STATE_STOPPING {
+				return false
+			}
+		}
+		return true
+	})
 	all := h.list()
 	if (op == "create" || op == "create-cold" || op == "delete") && len(all) != 0 {
 		t.Errorf("%s killed at %s leaves %v", op, point, summaries(all))

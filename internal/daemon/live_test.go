@@ -202,6 +202,33 @@ func TestAStopIsFinishedWithoutItsCaller(t *testing.T) {
 	})
 }
 
+// A daemon that ends in the middle of an orderly stop does not pull the plug:
+// the next one goes on with it.
+func TestAnOrderlyStopOutlivesTheDaemon(t *testing.T) {
+	h := newHouse(t)
+	h.write("config/config.toml", "hypervisor = \"hosted\"\n[limits]\nstop_timeout = \"2s\"\n")
+	h.start()
+	pid := h.mustCreate("deaf", cold, bootArg(hosted.Deaf)).GetPid()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := h.stopVM(ctx, "deaf", time.Minute); err == nil {
+		t.Fatal("a deaf guest stopped at once")
+	}
+	h.term()
+	if err := syscall.Kill(int(pid), 0); err != nil {
+		t.Fatal("the daemon's end ended the VM")
+	}
+	h.start()
+	if v, err := h.get("deaf"); err != nil || v.GetState() != bangerv1.State_STATE_STOPPING || v.GetPid() != pid {
+		t.Fatalf("%v %v", v, err)
+	}
+	h.until("it is stopped", func() bool {
+		v, err := h.get("deaf")
+		return err == nil && v.GetState() == bangerv1.State_STATE_STOPPED && strings.Contains(v.GetReason(), "killed: it did not stop within")
+	})
+	h.noStrays()
+}
+
 // K1: a hundred at once, all of them, and nothing left.
 func TestAHundredAtOnce(t *testing.T) {
 	n := 100

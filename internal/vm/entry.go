@@ -32,6 +32,29 @@ type entry struct {
 	expires time.Time
 	owners  owners
 	users   int // calls that use the guest now
+	// memory is what the hypervisor held privately when it was measured.
+	memory   int64
+	measured time.Time
+}
+
+// privateMemory measures what the machine holds privately, unless that was done
+// a moment ago or the deadline has passed.
+func (e *entry) privateMemory(m hypervisor.Machine, deadline time.Time) int64 {
+	e.mu.Lock()
+	last, at := e.memory, e.measured
+	e.mu.Unlock()
+	now := time.Now()
+	if now.Sub(at) < usageFresh || (!deadline.IsZero() && now.After(deadline)) {
+		return last
+	}
+	u, err := m.Usage()
+	if err != nil {
+		return 0 // it is ending
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.memory, e.measured = u.Private, now
+	return u.Private
 }
 
 // use notes that a call uses the guest, until what it returns is called.
@@ -79,7 +102,7 @@ func (e *entry) machine() hypervisor.Machine {
 func (e *entry) setMachine(m hypervisor.Machine) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.mach = m
+	e.mach, e.measured = m, time.Time{}
 }
 
 func (e *entry) setLink(l *link) {

@@ -29,7 +29,8 @@ const (
 //   - one that is meant to run and does not: cleaned up, stopped, with the
 //     reason (the host was rebooted, or its hypervisor ended meanwhile);
 //   - a creation or a start that was cut short: undone;
-//   - a stop or a deletion that was cut short: finished;
+//   - a stop or a deletion that was cut short: finished, in order where the
+//     guest is still being asked;
 //   - a directory whose row is lost, with a valid record in it: taken back.
 //
 // It is quick (nothing waits for a guest) and doing it twice changes nothing.
@@ -122,6 +123,8 @@ func (s *Service) reconcile(ctx context.Context, e *entry) error {
 	case r.Doing == VerbStart || r.Doing == VerbRestart:
 		s.stopped(ctx, e, "its start was cut short: the daemon ended meanwhile", true, "vm.exited")
 		return nil
+	case r.Doing == VerbStop && s.goOnStopping(ctx, e):
+		return nil
 	case r.Doing == VerbStop || r.Doing == VerbKill:
 		why := "stopped"
 		if !r.Expires.IsZero() && !r.Expires.After(time.Now()) {
@@ -152,6 +155,26 @@ func (s *Service) reconcile(ctx context.Context, e *entry) error {
 		e.owners.arm(s, e, s.opt.ReleaseGrace)
 	}
 	return nil
+}
+
+// goOnStopping takes in a VM that was being stopped in order, and goes on with
+// that; false where there is nothing to go on with.
+func (s *Service) goOnStopping(ctx context.Context, e *entry) bool {
+	r := e.record()
+	if r.Machine == nil {
+		return false
+	}
+	m, err := s.adopt(ctx, *r.Machine)
+	if err != nil {
+		return false
+	}
+	s.adopted(ctx, e, m)
+	s.spawn(func(ctx context.Context) {
+		if _, err := s.Stop(ctx, r.ID, 0, false, nil); err != nil && ctx.Err() == nil {
+			s.log.Error("go on stopping", "vm", r.ID, "err", err)
+		}
+	})
+	return true
 }
 
 func (s *Service) adopt(ctx context.Context, ref hypervisor.Ref) (hypervisor.Machine, error) {

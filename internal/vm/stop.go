@@ -69,6 +69,9 @@ func (s *Service) halt(ctx context.Context, e *entry, timeout time.Duration, ver
 		stage := rep.Stage("stop", "asking the guest")
 		how = s.ladder(ctx, e, m, timeout, stage)
 		stage.End(nil, how)
+		if s.ctx.Err() != nil && !closed(m.Done()) {
+			return context.Cause(s.ctx) // the next daemon goes on with it
+		}
 	}
 	w := &work{s: s, e: e}
 	if err := w.back(ctx, exists); err != nil {

@@ -47,6 +47,8 @@ const (
 	// templateFormat is part of the key: raise it when what is kept changes.
 	templateFormat = 1
 	maxTemplate    = 1 << 20
+	// badFor is how long VMs boot cold after a template could not be made.
+	badFor = 10 * time.Minute
 )
 
 func (t *Template) file(name string) string { return filepath.Join(t.dir, name) }
@@ -65,12 +67,12 @@ type templates struct {
 
 	mu     sync.Mutex
 	flight map[string]*build
-	ids    map[string]bool   // ids of machines that are being made into templates
-	bad    map[string]string // key → why none could be made; not tried again by this daemon
+	ids    map[string]bool      // ids of machines that are being made into templates
+	bad    map[string]time.Time // key → when none could be made; not tried again for a while
 }
 
 func newTemplates(s *Service) *templates {
-	return &templates{s: s, dir: s.opt.Layout.Templates(), flight: map[string]*build{}, ids: map[string]bool{}, bad: map[string]string{}}
+	return &templates{s: s, dir: s.opt.Layout.Templates(), flight: map[string]*build{}, ids: map[string]bool{}, bad: map[string]time.Time{}}
 }
 
 // forVM gives the template to clone for the VM, made now when there is none.
@@ -90,21 +92,18 @@ func (t *templates) forVM(ctx context.Context, w *work) *Template {
 		return tmpl
 	}
 	t.mu.Lock()
-	_, bad := t.bad[key]
+	failed, bad := t.bad[key]
 	t.mu.Unlock()
-	if bad {
+	if bad && time.Since(failed) < badFor {
 		return nil
 	}
 	tmpl, err := t.build(ctx, key, want, w)
 	if err != nil {
 		if ctx.Err() == nil {
 			t.mu.Lock()
-			_, told := t.bad[key]
-			t.bad[key] = err.Error()
+			t.bad[key] = time.Now()
 			t.mu.Unlock()
-			if !told {
-				w.rep.Note("template", "no template could be made ("+firstLine(err.Error())+"); booting cold")
-			}
+			w.rep.Note("template", "no template could be made ("+firstLine(err.Error())+"); booting cold")
 		}
 		return nil
 	}

@@ -92,6 +92,32 @@ func (t *templates) make(ctx context.Context, key string, want *Template, r Reco
 	if tmpl, err := t.load(key); err == nil {
 		return tmpl, nil // another daemon made it meanwhile
 	}
+	done, err := t.s.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	for try := 1; ; try++ {
+		err := t.once(ctx, want, r, w)
+		if err == nil {
+			break
+		}
+		// now and then a guest loses its good clock while it boots
+		if errs.CodeOf(err) != codeClock || try == clockTries {
+			return nil, err
+		}
+	}
+	t.evict(key)
+	return t.load(key)
+}
+
+const (
+	codeClock  = "template_clock"
+	clockTries = 3
+)
+
+// once boots one machine and makes it the template.
+func (t *templates) once(ctx context.Context, want *Template, r Record, w *work) (err error) {
 	id := newID()
 	t.mu.Lock()
 	t.ids[id] = true
@@ -101,26 +127,14 @@ func (t *templates) make(ctx context.Context, key string, want *Template, r Reco
 		delete(t.ids, id)
 		t.mu.Unlock()
 	}()
-	done, err := t.s.turn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	tmp := filepath.Join(t.dir, newMark+id)
-	m := &maker{t: t, id: id, dir: tmp, run: t.s.opt.Layout.VMRun(id), want: want, rec: r, w: w}
-	defer m.undo.Unwind(ctx)
+	m := &maker{t: t, id: id, dir: filepath.Join(t.dir, newMark+id), run: t.s.opt.Layout.VMRun(id), want: want, rec: r, w: w}
 	start := time.Now()
-	if err := m.all(ctx); err != nil {
-		last := lastLine(filepath.Join(tmp, paths.ConsoleLog))
-		t.s.log.Warn("no template", "key", key, "err", err, "console", last)
-		return nil, err
+	if err = m.all(ctx); err != nil {
+		t.s.log.Warn("no template", "key", want.Key, "err", err, "console", lastLine(filepath.Join(m.dir, paths.ConsoleLog)))
+	} else {
+		t.s.log.Info("template made", "key", want.Key, "took", time.Since(start).Round(time.Millisecond))
 	}
-	if err := m.undo.Unwind(ctx); err != nil {
-		return nil, err
-	}
-	t.s.log.Info("template made", "key", key, "took", time.Since(start).Round(time.Millisecond))
-	t.evict(key)
-	return t.load(key)
+	return errors.Join(err, m.undo.Unwind(ctx))
 }
 
 // maker is one template in the making.
@@ -273,7 +287,7 @@ func checkClock(source string) error {
 	case "tsc", "kvm-clock", "hosted":
 		return nil
 	}
-	return errs.New(errs.Unavailable, "template_clock", "the guest's clock is %q", printable(source, 40))
+	return errs.New(errs.Unavailable, codeClock, "the guest's clock is %q", printable(source, 40))
 }
 
 // save pauses the machine and writes its devices; with that its RAM file is
