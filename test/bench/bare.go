@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,6 +42,11 @@ type bare struct {
 }
 
 func newBare(ctx context.Context, dir, bin string, l paths.Layout, memory, diskLen int64) (*bare, error) {
+	for _, d := range []string{dir, filepath.Join(dir, "floor")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, err
+		}
+	}
 	imgs, err := image.Open(l.Images())
 	if err != nil {
 		return nil, err
@@ -185,7 +191,11 @@ func findTemplate(dir string) (template, error) {
 		return template{}, err
 	}
 	d := filepath.Dir(newest)
-	token, err := os.ReadFile(filepath.Join(d, "token"))
+	text, err = os.ReadFile(filepath.Join(d, "token"))
+	if err != nil {
+		return template{}, err
+	}
+	token, err := hex.DecodeString(strings.TrimSpace(string(text)))
 	return template{dir: d, token: token, cmdline: t.Cmdline, memory: t.Memory}, err
 }
 

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -242,11 +243,19 @@ func (b *bench) quick() error {
 
 // idle looks at what the daemon holds in memory when it does nothing.
 func (b *bench) idle() error {
-	pid, err := os.ReadFile(b.layout.Lock())
+	cmd := exec.CommandContext(b.ctx, filepath.Join(b.bin, "banger"), "system", "info", "--json")
+	cmd.Env = b.env
+	out, err := cmd.Output()
 	if err != nil {
+		return fmt.Errorf("banger system info: %w", err)
+	}
+	var info struct {
+		PID int `json:"pid"`
+	}
+	if err := json.Unmarshal(out, &info); err != nil {
 		return err
 	}
-	text, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/status")
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", info.PID))
 	if err != nil {
 		return err
 	}
