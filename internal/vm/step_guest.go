@@ -108,6 +108,9 @@ func upIdentity(ctx context.Context, w *work) error {
 	if err != nil {
 		return fmt.Errorf("give %q its identity: %w", w.rec().Name, err)
 	}
+	for _, step := range reply.Steps[:min(len(reply.Steps), 64)] {
+		w.s.log.Debug("identity", "vm", id.VM, "part", printable(step.Name, 40), "took", time.Duration(step.Micros)*time.Microsecond)
+	}
 	for _, warning := range reply.Warnings {
 		w.s.log.Warn("identity", "vm", id.VM, "warning", printable(warning, 300))
 	}
