@@ -13,6 +13,7 @@ import (
 	"github.com/banger-dev/banger/internal/guest"
 	"github.com/banger-dev/banger/internal/guest/wire"
 	"github.com/banger-dev/banger/internal/hypervisor"
+	"github.com/banger-dev/banger/internal/network"
 	"github.com/banger-dev/banger/internal/paths"
 	"github.com/banger-dev/banger/internal/shim"
 )
@@ -149,12 +150,16 @@ func (s *Service) identity(ctx context.Context, r Record) (wire.Identity, error)
 		id.Env = append(id.Env, wire.KV{Key: v.Name, Value: v.Value})
 	}
 	if r.Link != nil {
-		g := r.Link.Guest
-		id.MAC = r.Link.MAC
-		id.Net = wire.Net{IPv4: g.IPv4, Gateway4: g.Gateway4, IPv6: g.IPv6, Gateway6: g.Gateway6, DNS: g.DNS, MTU: uint32(g.MTU)}
+		id.MAC, id.Net = r.Link.MAC, guestNet(r.Link)
 	}
 	id.ClockUnixNS = time.Now().UnixNano()
 	return id, nil
+}
+
+// guestNet is what the guest sets of a link.
+func guestNet(l *network.Link) wire.Net {
+	g := l.Guest
+	return wire.Net{IPv4: g.IPv4, Gateway4: g.Gateway4, IPv6: g.IPv6, Gateway6: g.Gateway6, DNS: g.DNS, MTU: uint32(g.MTU)}
 }
 
 // grow brings the disks of a clone to the size that was asked for, and lets

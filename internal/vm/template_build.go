@@ -17,6 +17,7 @@ import (
 	"github.com/banger-dev/banger/internal/guest"
 	"github.com/banger-dev/banger/internal/guest/wire"
 	"github.com/banger-dev/banger/internal/hypervisor"
+	"github.com/banger-dev/banger/internal/network"
 	"github.com/banger-dev/banger/internal/paths"
 	"github.com/banger-dev/banger/internal/proc"
 	"github.com/banger-dev/banger/internal/shim"
@@ -148,6 +149,7 @@ type maker struct {
 	undo     undo.Stack
 	machine  hypervisor.Machine
 	client   *guest.Client
+	link     *network.Link
 	lock     *fsx.FileLock
 }
 
@@ -223,6 +225,7 @@ func (m *maker) start(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		m.link = &l
 		m.undo.Push("template's network", func(ctx context.Context) error { return backend.Detach(ctx, l) })
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -273,11 +276,23 @@ func (m *maker) ready(ctx context.Context) error {
 	m.undo.Push("template's client", func(context.Context) error { return c.Close() })
 	pctx, done := context.WithTimeout(ctx, prepareLimit)
 	defer done()
-	reply, err := c.Prepare(pctx, wire.PrepareRequest{Rehearse: true})
+	reply, err := c.Prepare(pctx, m.rehearsal(pctx))
 	if err != nil {
 		return fmt.Errorf("prepare the guest: %w", err)
 	}
 	return checkClock(reply.Clock)
+}
+
+// rehearsal is what all clones get alike.
+func (m *maker) rehearsal(ctx context.Context) wire.PrepareRequest {
+	req := wire.PrepareRequest{Rehearse: true}
+	if m.link != nil {
+		req.MAC, req.Net = m.link.MAC, guestNet(m.link)
+	}
+	if keys, err := m.t.s.SSH.Authorized(ctx); err == nil {
+		req.Authorized = keys
+	}
+	return req
 }
 
 // checkClock refuses a template whose guest fell back to a slow clock: all its

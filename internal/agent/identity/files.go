@@ -18,6 +18,17 @@ const maxFile = 1 << 20
 // files writes an identity's files.
 type files struct{ root, home *inroot.Root }
 
+// put writes a file of the root unless it is there as it should be: to read is
+// cheaper than to replace, and a clone finds much as its template left it.
+func (f files) put(name string, text string, mode uint32) error {
+	if f.root.Regular(name, mode) {
+		if old, err := f.root.ReadFile(name, maxFile); err == nil && string(old) == text {
+			return nil
+		}
+	}
+	return f.root.WriteFile(name, []byte(text), mode)
+}
+
 func (f files) exists(name string) bool {
 	_, err := f.root.Stat(name)
 	return err == nil
@@ -178,7 +189,7 @@ func (f files) sshd() error {
 	if !f.exists("/usr/sbin/sshd") {
 		return errSkip
 	}
-	if err := f.root.WriteFile(sshdDropIn, []byte(sshdRules), 0o644); err != nil {
+	if err := f.put(sshdDropIn, sshdRules, 0o644); err != nil {
 		return err
 	}
 	old, err := f.root.ReadFile(sshdConfig, maxFile)
@@ -214,7 +225,7 @@ func (f files) resolver(servers []string) error {
 			b.WriteString("nameserver " + a.String() + "\n")
 		}
 	}
-	return f.root.WriteFile("/etc/resolv.conf", []byte(b.String()), 0o644)
+	return f.put("/etc/resolv.conf", b.String(), 0o644)
 }
 
 func (f files) timezone(name string) error {

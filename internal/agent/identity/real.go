@@ -14,19 +14,23 @@ import (
 )
 
 // Real is the guest's machine: it needs root in a kernel of its own. The zero
-// value lacks Token.
+// value lacks Token. Its methods are for one caller at a time.
 type Real struct {
 	// Token takes the new token.
 	Token func([]byte)
+
+	// network is what the card was given last. A clone's memory has its
+	// template's, which is the same for all clones of a user-mode network.
+	network netcfg.Config
 }
 
-var _ Machine = Real{}
+var _ Machine = (*Real)(nil)
 
 // SetToken hands the token on.
-func (r Real) SetToken(token []byte) { r.Token(token) }
+func (r *Real) SetToken(token []byte) { r.Token(token) }
 
 // AddEntropy credits all of b's bits: the host drew them from its generator.
-func (Real) AddEntropy(b []byte) error {
+func (*Real) AddEntropy(b []byte) error {
 	f, err := os.OpenFile("/dev/urandom", os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -54,7 +58,7 @@ func (Real) AddEntropy(b []byte) error {
 }
 
 // SetClock steps CLOCK_REALTIME.
-func (Real) SetClock(t time.Time) error {
+func (*Real) SetClock(t time.Time) error {
 	ts := unix.NsecToTimespec(t.UnixNano())
 	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
 		return fmt.Errorf("set the clock: %w", err)
@@ -63,7 +67,7 @@ func (Real) SetClock(t time.Time) error {
 }
 
 // SetHostname sets the kernel's name for the machine.
-func (Real) SetHostname(name string) error { return unix.Sethostname([]byte(name)) }
+func (*Real) SetHostname(name string) error { return unix.Sethostname([]byte(name)) }
 
 const (
 	bootID     = "/proc/sys/kernel/random/boot_id"
@@ -72,7 +76,7 @@ const (
 
 // ShowBootID mounts a file over the kernel's. It reaches every process but
 // those with a /proc of their own.
-func (Real) ShowBootID(id string) error {
+func (*Real) ShowBootID(id string) error {
 	if b, err := os.ReadFile(bootID); err == nil && strings.TrimSpace(string(b)) == id {
 		return nil
 	}
@@ -93,8 +97,11 @@ func (Real) ShowBootID(id string) error {
 	return nil
 }
 
-// Network configures lo and the first card.
-func (Real) Network(c netcfg.Config) error {
+// Network configures lo and the first card; what they have already costs nothing.
+func (r *Real) Network(c netcfg.Config) error {
+	if !c.Empty() && c == r.network {
+		return nil
+	}
 	if err := netcfg.LoopbackUp(); err != nil || c.Empty() {
 		return err
 	}
@@ -102,5 +109,9 @@ func (Real) Network(c netcfg.Config) error {
 	if err != nil {
 		return err
 	}
-	return netcfg.Apply("/sys", card, c)
+	if err := netcfg.Apply("/sys", card, c); err != nil {
+		return err
+	}
+	r.network = c
+	return nil
 }

@@ -290,6 +290,20 @@ func (r *Root) Chmod(name string, mode uint32) error {
 	return nil
 }
 
+// Regular says whether name itself, not what it may link to, is a file with
+// that mode.
+func (r *Root) Regular(name string, mode uint32) bool {
+	dir, base := path.Split(path.Clean("/" + name))
+	parent, err := r.open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return false
+	}
+	defer parent.Close()
+	var st unix.Stat_t
+	err = unix.Fstatat(int(parent.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return err == nil && st.Mode == unix.S_IFREG|mode
+}
+
 // parent opens the directory of name, made when missing, and gives the last
 // part of name.
 func (r *Root) parent(name string) (*os.File, string, error) {

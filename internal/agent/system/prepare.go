@@ -19,7 +19,7 @@ import (
 // patched itself for it, and everything is written out.
 func (s *System) Prepare(ctx context.Context, req wire.PrepareRequest) (wire.PrepareReply, error) {
 	if req.Rehearse {
-		if err := s.rehearse(ctx); err != nil {
+		if err := s.rehearse(ctx, req); err != nil {
 			return wire.PrepareReply{}, errs.Wrap(err, errs.Internal, "rehearsal_failed", "prepare for a snapshot")
 		}
 	}
@@ -29,9 +29,9 @@ func (s *System) Prepare(ctx context.Context, req wire.PrepareRequest) (wire.Pre
 	return wire.PrepareReply{Clock: clockSource()}, nil
 }
 
-func (s *System) rehearse(ctx context.Context) error {
+func (s *System) rehearse(ctx context.Context, req wire.PrepareRequest) error {
 	// The token stays: the host has to know the guest until it is saved.
-	id := rehearsal(s.Token())
+	id := rehearsal(s.Token(), req)
 	if _, err := netcfg.Card("/sys"); err != nil { // a VM without a network
 		id.MAC, id.Net = "", wire.Net{}
 	}
@@ -51,14 +51,16 @@ func (s *System) rehearse(ctx context.Context) error {
 	return rehearseTCP(ctx)
 }
 
-// rehearsal is an identity that every clone replaces: addresses are of the
-// ranges for documentation, the rest says what it is.
-func rehearsal(token []byte) wire.Identity {
+// rehearsal is an identity that every clone replaces, but for what the request
+// says all clones have alike: a clone that finds that in place is spared the
+// work. Without it addresses are of the ranges for documentation; the rest says
+// what it is.
+func rehearsal(token []byte, req wire.PrepareRequest) wire.Identity {
 	random := make([]byte, 64+6)
 	_, _ = rand.Read(random) // never fails
 	mac := net.HardwareAddr(random[64:])
 	mac[0] = mac[0]&0xfc | 2 // local, not multicast
-	return wire.Identity{
+	id := wire.Identity{
 		Token:       token,
 		VM:          "template",
 		Hostname:    "template",
@@ -76,6 +78,13 @@ func rehearsal(token []byte) wire.Identity {
 			DNS: []string{"192.0.2.1"}, MTU: 1400,
 		},
 	}
+	if req.MAC != "" {
+		id.MAC, id.Net = req.MAC, req.Net
+	}
+	if len(req.Authorized) > 0 {
+		id.Authorized = req.Authorized
+	}
+	return id
 }
 
 // rehearseTCP makes one connection inside the guest: the first one changes the

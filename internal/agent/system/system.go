@@ -55,6 +55,7 @@ type System struct {
 	stopping bool
 
 	identity sync.Mutex // one identity at a time
+	machine  *identity.Real
 }
 
 var _ PID1 = (*boot.Control)(nil)
@@ -63,10 +64,12 @@ var _ PID1 = (*boot.Control)(nil)
 // bounds what outlasts a call; version gives the agent's.
 func New(life context.Context, control *boot.Control, version func() string) *System {
 	h := control.Handoff
-	return &System{
+	s := &System{
 		pid1: control, handoff: h, disk: control.System, version: version,
 		life: life, token: h.Token, warnings: h.Warnings,
 	}
+	s.machine = &identity.Real{Token: s.setToken}
+	return s
 }
 
 // Token is the present token.
@@ -143,7 +146,7 @@ func (s *System) apply(ctx context.Context, id wire.Identity) (wire.IdentityRepl
 	} else {
 		defer home.Close()
 	}
-	g := identity.Guest{Root: root, Home: home, Machine: identity.Real{Token: s.setToken}}
+	g := identity.Guest{Root: root, Home: home, Machine: s.machine}
 	return identity.Apply(ctx, g, id)
 }
 
@@ -157,7 +160,7 @@ func (s *System) Clock(_ context.Context, req wire.ClockRequest) error {
 	if req.UnixNS <= 0 {
 		return errs.New(errs.Invalid, "bad_clock", "clock: time %d is before 1970", req.UnixNS)
 	}
-	err := identity.Real{}.SetClock(time.Unix(0, req.UnixNS))
+	err := s.machine.SetClock(time.Unix(0, req.UnixNS))
 	return errs.Wrap(err, errs.Internal, "clock_failed", "clock")
 }
 

@@ -211,7 +211,7 @@ func TestPingDocker(t *testing.T) {
 }
 
 func TestRehearsalIsAValidIdentity(t *testing.T) {
-	id := rehearsal([]byte(strings.Repeat("t", 32)))
+	id := rehearsal([]byte(strings.Repeat("t", 32)), wire.PrepareRequest{})
 	mac, err := net.ParseMAC(id.MAC)
 	if err != nil || mac[0]&3 != 2 {
 		t.Errorf("mac %s, %v", id.MAC, err)

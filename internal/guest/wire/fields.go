@@ -72,8 +72,14 @@ func (m *Step) fields(c *coder) {
 func (m *HandoverRequest) fields(*coder) {}
 func (m *Empty) fields(*coder)           {}
 
-func (m *PrepareRequest) fields(c *coder) { c.bool(1, &m.Rehearse) }
-func (m *PrepareReply) fields(c *coder)   { c.string(1, &m.Clock) }
+func (m *PrepareRequest) fields(c *coder) {
+	c.bool(1, &m.Rehearse)
+	c.string(2, &m.MAC)
+	c.embedded(3, &m.Net)
+	c.strings(4, &m.Authorized)
+}
+
+func (m *PrepareReply) fields(c *coder) { c.string(1, &m.Clock) }
 
 func (m *Stats) fields(c *coder) {
 	c.uint64(1, &m.UptimeMS)

@@ -123,7 +123,14 @@ type HandoverRequest struct{}
 
 // PrepareRequest readies the guest for a snapshot: rehearses identity, runs a
 // command once, syncs, drops caches, kills connections.
-type PrepareRequest struct{ Rehearse bool }
+type PrepareRequest struct {
+	Rehearse bool
+	// What every clone gets alike; a clone finds it in place. Nothing
+	// secret, nothing of one VM.
+	MAC        string
+	Net        Net
+	Authorized []string
+}
 
 // PrepareReply says whether a snapshot is sound.
 type PrepareReply struct {
