@@ -121,7 +121,13 @@ func newConsole(t testing.TB, path string, limit int) *console {
 	}
 	c := &console{listener: l, done: make(chan struct{})}
 	go c.read(limit)
-	t.Cleanup(func() { l.Close(); <-c.done })
+	t.Cleanup(func() {
+		l.Close()
+		<-c.done
+		if t.Failed() {
+			t.Logf("the console ends with %q", c.kept[max(0, len(c.kept)-6000):])
+		}
+	})
 	return c
 }
 

@@ -49,14 +49,18 @@ func cmdline(spec hypervisor.Spec, host hypervisor.Host) string {
 	if host.Accelerator == hypervisor.Emulation && host.TSCkHz > 0 {
 		// Under emulation the guest's TSC is the host's. A guest that is
 		// told its rate calibrates nothing, which is where boots hang on a
-		// busy host, and told that it is reliable does not give it up for
-		// a clock of 4 ms (docs/decisions/0011-emulated-clocks.md).
+		// busy host (docs/decisions/0011-emulated-clocks.md).
 		hz := spec.KernelHZ
 		if hz == 0 {
 			hz = hertz
 		}
-		words = append(words, fmt.Sprintf("tsc_early_khz=%d", host.TSCkHz), "tsc=reliable", "no_timer_check",
+		words = append(words, fmt.Sprintf("tsc_early_khz=%d", host.TSCkHz), "no_timer_check",
 			fmt.Sprintf("lpj=%d", host.TSCkHz*1000/uint64(hz)))
+		if spec.CPUs == 1 {
+			// Told so, it does not give the TSC up for a clock of 4 ms.
+			// Guests of two CPUs that were told it stopped answering.
+			words = append(words, "tsc=reliable")
+		}
 	}
 	if spec.Cmdline != "" {
 		words = append(words, spec.Cmdline)

@@ -38,7 +38,7 @@ func TestArguments(t *testing.T) {
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-accel", "tcg,tb-size=256", "-cpu", "max", "-smp", "2", "-m", "1024M", "-rtc", "base=utc",
 		"-M", "microvm,rtc=on,x-option-roms=off", "-bios", "qboot.rom", "-kernel", "/proc/self/fd/6",
-		"-append", "console=ttyS0 reboot=t panic=-1 tsc_early_khz=2596100 tsc=reliable no_timer_check lpj=10384400 quiet banger.x=1",
+		"-append", "console=ttyS0 reboot=t panic=-1 tsc_early_khz=2596100 no_timer_check lpj=10384400 quiet banger.x=1",
 		"-initrd", "/proc/self/fd/7",
 		"-chardev", "socket,id=control,fd=3,server=on,wait=off", "-mon", "chardev=control,mode=control",
 		"-chardev", "socket,id=agent,fd=4,server=on,wait=off",
@@ -143,6 +143,17 @@ func TestLoopsFollowTheKernelsHZ(t *testing.T) {
 		spec.KernelHZ = hz
 		if got := cmdline(spec, host); !strings.Contains(got, want+" ") {
 			t.Errorf("HZ %d: %q", hz, got)
+		}
+	}
+}
+
+func TestReliableClockOfOneCPU(t *testing.T) {
+	host := emulated(version{7, 2, 0}).Host
+	for cpus, want := range map[int]bool{1: true, 2: false} {
+		spec := exampleSpec()
+		spec.CPUs = cpus
+		if got := cmdline(spec, host); strings.Contains(got, " tsc=reliable ") != want {
+			t.Errorf("%d cpus: %q", cpus, got)
 		}
 	}
 }
