@@ -149,7 +149,7 @@ func (t *templates) key(ctx context.Context, w *work) (string, *Template, error)
 		templateFormat, r.Image.Digest, r.Image.Rootfs, w.kernel.Manifest.Digest, w.kernel.VMLinux, w.kernel.Modules, initramfs.Digest,
 		host.Driver, host.Version, host.Binary, string(host.Accelerator), host.CPUModel, want.Cmdline, r.Spec.Network,
 		// measured anew by each daemon: to within 10 MHz it is the same
-		(host.TSCkHz+5_000)/10_000, want.CPUs, want.Memory, want.Disk,
+		(host.TSCkHz + 5_000) / 10_000, want.CPUs, want.Memory, want.Disk,
 	})
 	if err != nil {
 		return "", nil, err
