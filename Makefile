@@ -85,7 +85,7 @@ bench: build ## measure starts, exec and copies beside their floors
 	@scripts/bench.sh
 
 .PHONY: lint
-lint: ## format, vet, golangci-lint or staticcheck, shellcheck, house rules
+lint: ## format, vet, golangci-lint or staticcheck, shellcheck, house rules; CI runs it too
 	@scripts/lint.sh
 
 .PHONY: vuln

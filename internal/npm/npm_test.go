@@ -111,7 +111,7 @@ func TestFetchFailuresLeaveNothing(t *testing.T) {
 		"no hash":   {t.Context(), http.NotFound, "sha1-abc", "npm_integrity"},
 		"cancelled": {cancelled, http.NotFound, integrity(file), "npm_fetch"},
 		"away": {t.Context(), func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "http://user:secret@127.0.0.1:1/", 302)
+			http.Redirect(w, r, "http://user:secret@127.0.0.1:1/", http.StatusFound)
 		}, integrity(file), "npm_fetch"},
 	} {
 		srv := httptest.NewServer(c.handler)

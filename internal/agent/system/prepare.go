@@ -108,8 +108,7 @@ func rehearseTCP(ctx context.Context) error {
 	conn, err := d.DialContext(ctx, "tcp", l.Addr().String())
 	if err != nil {
 		l.Close()
-		<-accepted
-		return err
+		return errors.Join(err, <-accepted)
 	}
 	_, err = conn.Write([]byte("once"))
 	return errors.Join(err, conn.Close(), <-accepted)
