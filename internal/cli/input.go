@@ -15,6 +15,9 @@ type input struct {
 	f            *os.File
 	wakeR, wakeW *os.File
 	once         sync.Once
+	// hangup, if set, is told that the terminal is gone. Its end is no end of
+	// input: Read then waits for Close, so that what hangup does comes first.
+	hangup func()
 }
 
 func newInput(f *os.File) (*input, error) {
@@ -45,6 +48,10 @@ func (i *input) Read(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 		n, err := unix.Read(int(i.f.Fd()), p)
+		if i.hangup != nil && fds[0].Revents&unix.POLLHUP != 0 && (n == 0 || errors.Is(err, unix.EIO)) {
+			i.hangup()
+			return 0, i.closed()
+		}
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 			continue
@@ -54,6 +61,20 @@ func (i *input) Read(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 		return n, nil
+	}
+}
+
+// closed waits for Close and gives io.EOF.
+func (i *input) closed() error {
+	fds := []unix.PollFd{{Fd: int32(i.wakeR.Fd()), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(fds, -1)
+		switch {
+		case err == nil:
+			return io.EOF
+		case !errors.Is(err, unix.EINTR):
+			return err
+		}
 	}
 }
 

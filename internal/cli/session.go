@@ -137,6 +137,7 @@ func (s *session) run(ctx context.Context, c *apiclient.Client, start *bangerv1.
 			return nil, err
 		}
 		defer s.term.restore()
+		in.hangup = func() { s.end(syscall.SIGHUP) }
 	}
 	return c.Exec(ctx, start, apiclient.ExecIO{
 		Stdin: in, Stdout: out, Stderr: errOut, Resize: s.resize, Signals: s.signals, Abort: s.abort,
@@ -249,6 +250,9 @@ func (s *session) verdict(exit *bangerv1.ExecExit, err error, cmd command) error
 	switch {
 	case errors.As(err, &by):
 		return statusError(128 + int(by.sig))
+	case errors.As(err, &oe) && s.tty && errors.Is(err, syscall.EIO):
+		// the terminal is gone, and we saw it before its signal came
+		return statusError(128 + int(syscall.SIGHUP))
 	case errors.As(err, &oe) && errors.Is(err, syscall.EPIPE):
 		return statusError(128 + int(syscall.SIGPIPE))
 	case errors.As(err, &oe):
